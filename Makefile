@@ -1,0 +1,51 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
+BIN := .venv/bin
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --exclude-newer "1 week" pyproject.toml
+PURE := etltd/wire.py,etltd/broadcast.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
+PYTHON := $(BIN)/python
+
+.PHONY: help demo compare test fmt lint type bench lock clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.run ## ET and LT under the same load, every message accounted for
+	@$(PYTHON) -m loadclient demo
+
+compare: .venv/.report ## ET against LT in interleaved pairs, about three minutes, with a page
+	@mkdir -p report && $(PYTHON) -m loadclient compare --quick --json report/compare.json --html report/compare.html
+
+test: .venv/.dev ## all tests that can run here, with coverage
+	@$(BIN)/coverage erase
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine -q && $(BIN)/coverage report --fail-under=90
+	@$(BIN)/coverage report --fail-under=100 --include="$(PURE)" >/dev/null || { echo "a pure module is not wholly tested"; exit 1; }
+
+fmt: .venv/.dev ## format the code
+	@$(BIN)/ruff check -q --fix-only . && $(BIN)/ruff format -q .
+
+lint: .venv/.dev ## ruff, formatting, spelling
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/codespell
+
+type: .venv/.dev ## mypy, strict
+	@$(BIN)/mypy
+
+bench: .venv/.dev ## ratios with intervals, never bare times
+	@$(PYTHON) -m pytest -q -s tests/bench
+
+lock: ## resolve the dependencies anew (needs uv), a week's cooldown
+	$(LOCK) -o requirements.lock
+	$(LOCK) --extra report -o requirements-report.lock
+	$(LOCK) --extra report --group dev -o requirements-dev.lock
+
+clean: ## remove what the other targets made
+	rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache report
+
+.venv/.run: requirements.lock pyproject.toml deploy/setup.sh
+	@deploy/setup.sh run && touch $@
+
+.venv/.report: requirements-report.lock pyproject.toml deploy/setup.sh
+	@deploy/setup.sh report && touch $@ .venv/.run
+
+.venv/.dev: requirements-dev.lock pyproject.toml deploy/setup.sh
+	@deploy/setup.sh dev && touch $@ .venv/.run .venv/.report
