@@ -1,0 +1,1 @@
+"""etltd: a newline-framed broadcast chat daemon on one epoll loop."""

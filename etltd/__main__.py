@@ -1,0 +1,7 @@
+"""``python -m etltd``."""
+
+import sys
+
+from etltd.cli import main
+
+sys.exit(main())

@@ -1,0 +1,208 @@
+"""Every option of the daemon: default, unit, bounds and help, declared once.
+
+The names here are the flags (``--max-line-bytes``), the environment (``ETLTD_MAX_LINE_BYTES``) and
+the keys of the TOML file (``max_line_bytes``). Nothing below `etltd.daemon` reads any of those.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from cyclopts import Group, Parameter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cyclopts import Token
+
+INT_MAX = (1 << 31) - 1  # what the kernel's calls take for a size or a number
+MOST_EVENTS = 1 << 16  # epoll_wait's array is made anew for each call
+MOST_RECV_BYTES = 1 << 26
+MOST_SECONDS = 86_400
+UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108, with the NUL
+
+T = TypeVar("T")
+
+
+def _read_with(read: Callable[[str], T], allowed: str) -> Parameter:
+    """Return the parameter that *read* makes of one word; *allowed* completes the refusal."""
+
+    def convert(_type: Any, tokens: Sequence[Token]) -> T:
+        text = tokens[0].value
+        try:
+            return read(text)
+        except ValueError:
+            raise ValueError(f'"{text}" is not {allowed}') from None
+
+    return Parameter(converter=convert, n_tokens=1)
+
+
+def _whole(lowest: int, highest: int = INT_MAX) -> Parameter:
+    """Return the parameter of a whole number; 3.7 is none, and rounding would alter a test."""
+
+    def read(text: str) -> int:
+        return _within(int(text), lowest, highest)
+
+    return _read_with(read, f"a whole number from {lowest} to {highest}")
+
+
+def _within(value: T, lowest: int, highest: int) -> T:
+    if not lowest <= value <= highest:  # type: ignore[operator]
+        raise ValueError
+    return value
+
+
+def _seconds(text: str) -> float:
+    return _within(float(text), 0, MOST_SECONDS)  # nan is within nothing
+
+
+def _host(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError
+    text.encode("idna")  # what getaddrinfo does first; a UnicodeError is a ValueError
+    return text
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise ValueError
+    text.encode()
+    return Path(text)
+
+
+Port = Annotated[int, _whole(0, 65535)]
+Count = Annotated[int, _whole(0)]
+Positive = Annotated[int, _whole(1)]
+Seconds = Annotated[float, _read_with(_seconds, f"a number of seconds from 0 to {MOST_SECONDS}")]
+Host = Annotated[str, _read_with(_host, "a host name or an IP address")]
+File = Annotated[Path | None, _read_with(_path, "a path")]
+
+WHERE = Parameter(group=Group("Where it listens", sort_key=1))
+LIMITS = Parameter(group=Group("Limits", sort_key=2))
+EXPERIMENT = Parameter(group=Group("Controls of the experiment", sort_key=3))
+OPERATION = Parameter(group=Group("Operation", sort_key=4))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What one daemon was told."""
+
+    mode: Annotated[Literal["lt", "et"], EXPERIMENT] = "lt"
+    """Trigger mode: level-triggered or edge-triggered."""
+
+    host: Annotated[Host, WHERE] = "127.0.0.1"
+    """Address for chat clients; 0.0.0.0 or :: for everybody."""
+
+    port: Annotated[Port, WHERE] = 9000
+    """TCP port for chat clients; 0 takes a free one."""
+
+    unix: Annotated[File, WHERE] = None
+    """Listen on this Unix socket too."""
+
+    backlog: Annotated[Positive, WHERE] = 4096
+    """Connections that may wait to be accepted (capped by net.core.somaxconn)."""
+
+    metrics_host: Annotated[Host, WHERE] = "127.0.0.1"
+    """Address for /metrics, /healthz and /readyz."""
+
+    metrics_port: Annotated[Port, WHERE] = 9700
+    """Port for /metrics, /healthz and /readyz; 0 takes a free one."""
+
+    metrics_tls_cert: Annotated[File, WHERE] = None
+    """Certificate chain (PEM): serve the metrics port by TLS. Needs --metrics-tls-key."""
+
+    metrics_tls_key: Annotated[File, WHERE] = None
+    """Private key (PEM) of --metrics-tls-cert."""
+
+    metrics_tls_client_ca: Annotated[File, WHERE] = None
+    """Serve only clients with a certificate signed by this CA (PEM). Needs --metrics-tls-cert."""
+
+    max_connections: Annotated[Count, LIMITS] = 0
+    """Most peers at one time; 0: as many as there are descriptors, less a reserve."""
+
+    max_connections_per_ip: Annotated[Count, LIMITS] = 0
+    """Most peers from one IP address; 0: no limit."""
+
+    max_line_bytes: Annotated[int, _whole(2), LIMITS] = 8192
+    """Longest message, newline included; a longer one is discarded and its sender told."""
+
+    high_water_bytes: Annotated[Positive, LIMITS] = 1 << 20
+    """Bytes a peer may be owed before the slow-consumer policy applies."""
+
+    slow_consumer: Annotated[Literal["drop", "evict"], LIMITS] = "drop"
+    """Beyond the high water: withhold whole batches and say how many, or disconnect."""
+
+    rate_limit: Annotated[Count, LIMITS] = 0
+    """Messages per second that one peer may send, a second's worth at once; 0: no limit."""
+
+    idle_timeout: Annotated[Seconds, LIMITS] = 0.0
+    """Seconds after which a peer that has said nothing is disconnected; 0: never."""
+
+    sndbuf: Annotated[Count, LIMITS] = 0
+    """Kernel send buffer per peer in bytes (SO_SNDBUF); 0: the kernel tunes it, up to tcp_wmem."""
+
+    rcvbuf: Annotated[Count, LIMITS] = 0
+    """Kernel receive buffer per peer in bytes (SO_RCVBUF); 0: the kernel tunes it."""
+
+    drain: Annotated[Literal["eagain", "short-read"], EXPERIMENT] = "eagain"
+    """When a turn of several reads ends early: nothing left, or less than was asked for."""
+
+    reads_per_event: Annotated[Count, EXPERIMENT] = 0
+    """Most reads in one peer's turn; 0: the mode's own (lt 1, et 16)."""
+
+    recv_bytes: Annotated[int, _whole(1, MOST_RECV_BYTES), EXPERIMENT] = 65536
+    """Bytes asked for by one read."""
+
+    max_events: Annotated[int, _whole(1, MOST_EVENTS), EXPERIMENT] = 1024
+    """Most events taken by one epoll_wait."""
+
+    fan_out: Annotated[Literal["batch", "message"], EXPERIMENT] = "batch"
+    """One write per tick and peer, or one per message and peer as simple servers do."""
+
+    grace_seconds: Annotated[Seconds, OPERATION] = 5.0
+    """How long a stop may take to hand peers what they are owed."""
+
+    log_format: Annotated[Literal["text", "json"], OPERATION] = "text"
+    """Log lines for people or for machines."""
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], OPERATION] = "info"
+    """Least important kind of log line to write."""
+
+    def problem(self) -> str | None:
+        """Return what is wrong with the options taken together, in one sentence."""
+        if bool(self.metrics_tls_cert) != bool(self.metrics_tls_key):
+            given, missing = ("cert", "key") if self.metrics_tls_cert else ("key", "cert")
+            return f"--metrics-tls-{given} needs --metrics-tls-{missing}."
+        if self.metrics_tls_client_ca and not self.metrics_tls_cert:
+            return "--metrics-tls-client-ca needs --metrics-tls-cert."
+        for name in ("metrics_tls_cert", "metrics_tls_key", "metrics_tls_client_ca"):
+            path = getattr(self, name)
+            if path is not None and not path.is_file():
+                return f'Invalid value for {flag(name)}: "{path}" is not a file.'
+        if self.unix is not None and len(os.fsencode(self.unix)) > UNIX_PATH_BYTES:
+            return f'Invalid value for --unix: "{self.unix}" has over {UNIX_PATH_BYTES} bytes.'
+        return None
+
+    def as_toml(self) -> str:
+        """Return the TOML file that would set these options, without those that are unset."""
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return "".join(
+            f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None
+        )
+
+
+def flag(name: str) -> str:
+    """Return the flag of option *name*."""
+    return "--" + name.replace("_", "-")
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, int | float):
+        return str(value)
+    # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is.
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

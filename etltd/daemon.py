@@ -1,0 +1,286 @@
+"""Assembly and phases: STARTING, SERVING, STOPPING, STOPPED.
+
+Ready means what it says: READY=1 goes out after the sockets listen and epoll is armed, and the
+watchdog is fed from the loop itself, so a loop that hangs is a daemon that gets restarted.
+
+A stop takes in what has arrived, delivers it, says goodbye, hands over what is owed until the grace
+is over, and reports what it abandoned. A second signal skips the wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from functools import partial
+from time import monotonic_ns
+from typing import TYPE_CHECKING, TypeVar
+
+from etltd import listener as listeners
+from etltd import metrics, process, systemd, wire
+from etltd.logs import Log, open_log
+from etltd.metrics import LoopCollector, ScrapeServer
+from etltd.reactor import Reactor
+from etltd.stats import CloseReason, RejectReason
+from etltd.version import version
+from etltd.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator, MutableMapping
+
+    from etltd.config import Config
+    from etltd.listener import Listener
+
+CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an idle loop
+READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
+LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
+SCRAPE_BACKLOG = 16
+
+T = TypeVar("T")
+
+
+class StartError(Exception):
+    """The daemon cannot start; the message says what is in the way."""
+
+
+class Daemon:
+    """One loop, one scrape endpoint, one lifecycle."""
+
+    def __init__(self, config: Config, environment: MutableMapping[str, str]) -> None:
+        self.config = config
+        self.log: Log = open_log(config.log_format, config.log_level, environment)
+        self._pid = os.getpid()
+        self._notifier = systemd.Notifier(environment)
+        self._watchdog_seconds = systemd.watchdog_seconds(environment, self._pid)
+        self._tls = metrics.tls_context(config)
+        self._adopted = _or_start_error(
+            "the sockets of LISTEN_FDS",
+            lambda: systemd.listening_sockets(environment, self._pid),
+        )
+        self._max_connections = self._connection_limit()
+        self.reactor = Reactor(config, self._max_connections)
+        self._signals: list[signal.Signals] = []
+        self._status = ""
+        self._notify_problem = ""
+        self._reported = self._incidents()
+        self._period_seconds = min(CHORES_SECONDS, (self._watchdog_seconds or 2) / 2)
+        self._chores_due_ns = 0
+
+    def run(self) -> None:
+        """Serve until told to stop.
+
+        Raises:
+            StartError: an address is taken, or there are no descriptors for peers.
+        """
+        process.name_thread(f"etltd-{self.config.mode}")
+        with contextlib.ExitStack() as stack:
+            wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            stack.callback(wakeup.close)
+            stack.callback(self.reactor.close)
+            self.reactor.serve(wakeup.fd, lambda: self._signals.extend(wakeup.take()))
+            chat = [self._listen(one) for one in self._chat_listeners()]
+            scrape = self._scrape_server()
+            scrape.start()
+            stack.callback(scrape.stop)
+            self._announce_start(chat, scrape.url)
+            self._serve()
+            self._stop()
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _connection_limit(self) -> int:
+        limit = process.raise_descriptor_limit()
+        descriptors = limit - process.DESCRIPTOR_RESERVE
+        if descriptors < 1:
+            raise StartError(
+                f"a limit of {limit} descriptors (ulimit -n) leaves none for peers: "
+                f"{process.DESCRIPTOR_RESERVE} are kept in reserve"
+            )
+        wanted = self.config.max_connections
+        if wanted > descriptors:
+            self.log.warning("max_connections lowered", wanted=wanted, descriptors=descriptors)
+        return min(wanted or descriptors, descriptors)
+
+    def _chat_listeners(self) -> Iterator[Listener]:
+        """Yield them one by one, so that those already made are closed if another cannot be."""
+        adopted = [
+            sock for name, socks in self._adopted.items() if name != "metrics" for sock in socks
+        ]
+        for sock in adopted:
+            yield _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, sock))
+        if adopted:
+            return
+        config = self.config
+        yield _or_start_error(
+            f"{config.host}:{config.port}",
+            lambda: listeners.bind_tcp(config.host, config.port, config.backlog),
+        )
+        path = config.unix
+        if path is not None:
+            yield _or_start_error(str(path), lambda: listeners.bind_unix(path, config.backlog))
+
+    def _listen(self, listener: Listener) -> str:
+        listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
+        self.reactor.listen(listener)
+        return listener.address
+
+    def _scrape_server(self) -> ScrapeServer:
+        config = self.config
+        reactor = self.reactor
+        collector = LoopCollector(
+            reactor.stats, config, reactor.reads_per_event, self._max_connections
+        )
+        return ScrapeServer(self._scrape_socket(), collector, self.readiness, self._tls)
+
+    def _scrape_socket(self) -> socket.socket:
+        host, port = self.config.metrics_host, self.config.metrics_port
+        adopted = self._adopted.get("metrics")
+        listener = (
+            _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, adopted[0]))
+            if adopted
+            else _or_start_error(
+                f"{host}:{port}", partial(listeners.bind_tcp, host, port, SCRAPE_BACKLOG)
+            )
+        )
+        listener.sock.setblocking(True)
+        return listener.sock
+
+    def _announce_start(self, chat: list[str], scrape_url: str) -> None:
+        self.log.info(
+            "listening",
+            chat=chat[0],
+            also=",".join(chat[1:]),
+            metrics=scrape_url,
+            mode=self.config.mode,
+            pid=self._pid,
+            max_connections=self._max_connections,
+            version=version(),
+        )
+        self._notify("READY=1", f"STATUS=Serving on {chat[0]}", f"MAINPID={self._pid}")
+
+    def readiness(self) -> str | None:
+        """Return why a new peer would not be served, or None; called by the scrape thread."""
+        silent_seconds = (monotonic_ns() - self.reactor.ticked_ns) / 1e9
+        if silent_seconds > READY_SECONDS:
+            return f"the loop has not ticked for {silent_seconds:.1f} s"
+        if not self.reactor.is_accepting:
+            return "not accepting: stopping, or out of descriptors"
+        return None
+
+    # -- serving ---------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while not self._signals:
+            # No longer than until the next round of chores: a tick that is cut short by an event
+            # and followed by one of full length would make the watchdog wait for twice the time.
+            self._tick(max(0.0, (self._chores_due_ns - monotonic_ns()) / 1e9))
+
+    def _tick(self, timeout: float) -> int:
+        """Let the loop tick once, and do what time brings."""
+        events = self.reactor.tick(timeout)
+        now_ns = self.reactor.ticked_ns
+        if now_ns >= self._chores_due_ns:
+            self._chores_due_ns = now_ns + round(self._period_seconds * 1e9)
+            self.reactor.do_chores(now_ns)
+            self._report_incidents()
+            self._tell_manager()
+        return events
+
+    def _incidents(self) -> dict[str, int]:
+        """Count what an operator should hear of, at most once a second and summed up."""
+        stats = self.reactor.stats
+        return {
+            "pauses_of_accepting": stats.connections_rejected[RejectReason.NO_DESCRIPTORS],
+            "evicted_slow_consumers": stats.connections_closed[CloseReason.SLOW_CONSUMER],
+            "closed_as_idle": stats.connections_closed[CloseReason.IDLE],
+            "failed_sockets": stats.connections_closed[CloseReason.ERROR],
+        }
+
+    def _report_incidents(self) -> None:
+        now = self._incidents()
+        news = {name: now[name] - self._reported[name] for name in now}
+        self._reported = now
+        if any(news.values()):
+            self.log.warning("incidents", **{name: count for name, count in news.items() if count})
+
+    def _tell_manager(self) -> None:
+        stats = self.reactor.stats
+        lines = []
+        if self._watchdog_seconds:
+            lines.append("WATCHDOG=1")
+        status = f"STATUS={stats.connections} peers, {stats.outbox_connections} behind"
+        if status != self._status:
+            self._status = status
+            lines.append(status)
+        if lines:
+            self._notify(*lines)
+
+    def _notify(self, *lines: str) -> None:
+        error = self._notifier.send(*lines)
+        problem = "" if error is None else str(error)
+        if problem and problem != self._notify_problem:  # once, not with every watchdog ping
+            self.log.warning("cannot notify the service manager", error=problem)
+        self._notify_problem = problem
+
+    # -- stopping --------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        self._notify("STOPPING=1", "STATUS=Stopping")
+        self.log.info("stopping", signal=self._signals[0].name)
+        reactor, stats = self.reactor, self.reactor.stats
+        deadline_ns = monotonic_ns() + round(self.config.grace_seconds * 1e9)
+        reactor.stop_accepting()
+        last_read_ns = min(deadline_ns, monotonic_ns() + round(LAST_READ_SECONDS * 1e9))
+        self._tick_until(self._has_read_all(), last_read_ns, timeout=0)
+        reactor.stop_reading()
+        reactor.announce(wire.STOPPING)
+        self._tick_until(lambda _: not stats.outbox_connections, deadline_ns)
+        reactor.delivery.finish_output()
+        self._tick_until(
+            lambda _: not reactor.delivery.unacknowledged_bytes(), deadline_ns, timeout=0.002
+        )
+        abandoned = {
+            "messages_abandoned": stats.outbox_messages,
+            "bytes_abandoned": stats.outbox_bytes,
+            "peers_behind": stats.outbox_connections,
+        }
+        reactor.close_all(CloseReason.SHUTDOWN)
+        self.log.info(
+            "stopped",
+            **abandoned,
+            messages_received=stats.messages_received,
+            messages_enqueued=stats.messages_enqueued,
+            messages_delivered=stats.messages_delivered,
+            messages_dropped=sum(stats.messages_dropped.values()),
+        )
+
+    def _has_read_all(self) -> Callable[[int], bool]:
+        """Return whether a tick, given its events, found nothing to do and nothing to read.
+
+        No events alone does not say so: under ET, what a bounded turn left unread has none.
+        """
+        stats = self.reactor.stats
+        before = -1
+
+        def found_nothing(events: int) -> bool:
+            nonlocal before
+            read_nothing, before = stats.received_bytes == before, stats.received_bytes
+            return not events and read_nothing
+
+        return found_nothing
+
+    def _tick_until(
+        self, is_done: Callable[[int], bool], deadline_ns: int, timeout: float = 0.05
+    ) -> None:
+        """Tick until *is_done*, given a tick's events, or the deadline, or a second signal."""
+        while len(self._signals) < 2 and monotonic_ns() < deadline_ns:
+            if is_done(self._tick(timeout)):
+                return
+
+
+def _or_start_error(where: str, bind: Callable[[], T]) -> T:
+    try:
+        return bind()
+    except OSError as error:
+        raise StartError(f"cannot listen on {where}: {error.strerror or error}") from None

@@ -1,0 +1,313 @@
+"""The tick: poll, accept, read, revisit, fan out, flush, synchronise, reap.
+
+The reactor is the only user of epoll. Who is connected is `etltd.roster`'s business, what they are
+owed `etltd.delivery`'s. Two rules hold everything together:
+
+Rule 1: sockets close in `Roster.reap`, at the end of the tick, and nowhere else.
+Rule 2: the mode is asked in one place, `etltd.trigger`. Nothing here knows which one runs.
+
+A short read is *not* always the kernel's word that there is nothing more: data and FIN that were
+queued together give one edge, and after reading the data alone nothing would ever report the FIN.
+Hence ``hung_up``: once RDHUP, HUP or ERR was reported for a peer, its turns end on EAGAIN, EOF, an
+error or the budget only. The flags are kept on the connection because under ET they come once, and
+a budget may end the turn that saw them.
+"""
+
+from __future__ import annotations
+
+import select
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from etltd import trigger as triggers
+from etltd import wire
+from etltd.broadcast import Batch
+from etltd.delivery import Delivery
+from etltd.roster import Roster
+from etltd.stats import CloseReason, DiscardReason, LoopStats, RejectReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from etltd.config import Config
+    from etltd.connection import Connection
+    from etltd.listener import Listener
+
+ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+GONE = select.EPOLLHUP | select.EPOLLERR
+
+ACCEPT_BURST = 256  # accepts per tick and listener: the peers already here have a turn too
+ACCEPT_PAUSE_NS = 1_000_000_000  # how long to leave the backlog alone when descriptors ran out
+
+
+class Reactor:
+    """Owns the one epoll instance."""
+
+    def __init__(self, config: Config, max_connections: int) -> None:
+        self.config = config
+        self.stats = LoopStats()
+        self.roster = Roster(config, self.stats, max_connections)
+        self.delivery = Delivery(config, self.stats, self.roster)
+        self.connections = self.roster.connections
+        self.ticked_ns = monotonic_ns()
+        self.trigger = triggers.named(config.mode)
+        self.reads_per_event = config.reads_per_event or self.trigger.reads_per_event
+        self._stop_on_short_read = config.drain == "short-read"
+        self._epoll = select.epoll()
+        self._buffer = memoryview(bytearray(config.recv_bytes))
+        self._listeners: dict[int, Listener] = {}
+        self._paused: dict[int, int] = {}  # listener fd: when to try again
+        self._services: dict[int, Callable[[], None]] = {}
+        self._revisit: dict[int, Connection] = {}
+
+    # -- what it watches -------------------------------------------------------------------------
+
+    def listen(self, listener: Listener) -> None:
+        """Accept peers from *listener*."""
+        self._listeners[listener.fd] = listener
+        self._register(listener.fd, select.EPOLLIN)
+
+    def serve(self, fd: int, service: Callable[[], None]) -> None:
+        """Call *service* in each tick in which *fd* is readable."""
+        self._services[fd] = service
+        self._register(fd, select.EPOLLIN)
+
+    def watch(self, conn: Connection) -> None:
+        """Read from *conn*, and write to it what it is owed, from now on."""
+        conn.mask = self.trigger.mask(wants_read=conn.wants_read, wants_write=False)
+        self._register(conn.fd, conn.mask)
+
+    @property
+    def is_accepting(self) -> bool:
+        """Whether a new peer would be taken in now."""
+        return bool(self._listeners) and not self._paused
+
+    def stop_accepting(self) -> None:
+        """Close the listeners; who still waits in a backlog is turned away by the kernel."""
+        for fd, listener in self._listeners.items():
+            if fd not in self._paused:
+                self._unregister(fd)
+            listener.close()
+        self._listeners.clear()
+        self._paused.clear()
+
+    def stop_reading(self) -> None:
+        """Take no more input from anybody; what is owed still goes out."""
+        for conn in self.connections.values():
+            conn.wants_read = False
+        self.roster.changed.extend(self.connections.values())
+        self._revisit.clear()
+        self._synchronise()
+
+    def announce(self, notice: bytes) -> None:
+        """Send *notice* to every peer as the last thing it hears."""
+        self.delivery.say_last(notice)
+        self._synchronise()
+        self.roster.reap()
+
+    def close_all(self, reason: CloseReason) -> None:
+        """End every connection, whatever it is owed."""
+        for conn in self.connections.values():
+            self.roster.condemn(conn, reason)
+        self.roster.reap()
+
+    def close(self) -> None:
+        """Close what is left: listeners, peers, epoll."""
+        self.stop_accepting()
+        self.close_all(CloseReason.SHUTDOWN)
+        self._epoll.close()
+
+    # -- the tick --------------------------------------------------------------------------------
+
+    def tick(self, timeout: float) -> int:
+        """Wait up to *timeout* seconds, handle what happened, return the number of events."""
+        stats = self.stats
+        if self._revisit:
+            timeout = 0
+        events = self._epoll.poll(timeout, self.config.max_events)
+        self.ticked_ns = began_ns = monotonic_ns()
+        stats.epoll_waits += 1
+        if events:
+            stats.epoll_wakeups += 1
+            stats.wakeup_events.observe(len(events))
+        else:
+            stats.epoll_timeouts += 1
+        batch = Batch()
+        revisit, self._revisit = self._revisit, {}
+        writable = self._dispatch(events, revisit, batch)
+        for conn in revisit.values():
+            stats.revisits += 1
+            self._read(conn, batch)
+        if batch.messages:
+            self.delivery.fan_out(batch)
+        for conn in writable:
+            self.delivery.flush(conn)
+        self._synchronise()
+        self.roster.reap()
+        stats.tick_seconds.observe(monotonic_ns() - began_ns)
+        return len(events)
+
+    def _dispatch(
+        self, events: list[tuple[int, int]], revisit: dict[int, Connection], batch: Batch
+    ) -> list[Connection]:
+        """Accept and read; return the peers that can take bytes they are owed."""
+        connections = self.connections
+        read = self._read
+        writable = []
+        hups = outs = accepts = 0
+        for fd, flags in events:
+            conn = connections.get(fd)
+            if conn is None:
+                accepts += self._serve(fd)
+                continue
+            if flags & select.EPOLLOUT and conn.outbox is not None:
+                writable.append(conn)
+            if flags & ~select.EPOLLOUT:
+                if flags & ENDED:
+                    hups += 1
+                    conn.hung_up |= flags & ENDED
+                    if flags & GONE and not conn.wants_read:
+                        self.roster.condemn(
+                            conn, CloseReason.EOF if conn.ended else CloseReason.RESET
+                        )
+                if revisit:
+                    revisit.pop(fd, None)  # this is its turn
+                read(conn, batch)
+            else:
+                outs += 1
+        kinds = self.stats.epoll_events
+        kinds["hup"] += hups
+        kinds["out"] += outs
+        kinds["accept"] += accepts
+        kinds["in"] += len(events) - hups - outs - accepts
+        return writable
+
+    def _serve(self, fd: int) -> int:
+        """Handle an event that is no peer's; return 1 if it was a listener's."""
+        if fd in self._listeners:
+            self._accept(self._listeners[fd])
+            return 1
+        self._services[fd]()
+        return 0
+
+    # -- accept ----------------------------------------------------------------------------------
+
+    def _accept(self, listener: Listener) -> None:
+        syscalls = self.stats.syscalls
+        for _ in range(ACCEPT_BURST):
+            syscalls["accept4"] += 1
+            try:
+                accepted = listener.accept()
+            except BlockingIOError:
+                self.stats.syscall_eagain["accept4"] += 1
+                return
+            except OSError:  # no descriptors: `Listener.accept` lets nothing else out
+                self._pause(listener)
+                return
+            if accepted is not None:
+                conn = self.roster.admit(*accepted, now_ns=self.ticked_ns)
+                if conn is not None:
+                    self.watch(conn)
+
+    def _pause(self, listener: Listener) -> None:
+        """Stop being told of a backlog that cannot be emptied: level-triggered, it would spin."""
+        self.stats.connections_rejected[RejectReason.NO_DESCRIPTORS] += 1
+        self._unregister(listener.fd)
+        self._paused[listener.fd] = monotonic_ns() + ACCEPT_PAUSE_NS
+
+    # -- read ------------------------------------------------------------------------------------
+
+    def _read(self, conn: Connection, batch: Batch) -> None:
+        """Give *conn* its turn: read within the budget until the drain policy calls it empty."""
+        if not conn.wants_read or conn.close_reason is not None:
+            return
+        stats = self.stats
+        buffer = self._buffer
+        recv_into = conn.sock.recv_into
+        full = len(buffer)
+        for _ in range(self.reads_per_event):
+            stats.syscalls["recvfrom"] += 1
+            try:
+                size = recv_into(buffer)
+            except BlockingIOError:
+                stats.syscall_eagain["recvfrom"] += 1
+                return
+            except OSError as error:
+                self.roster.condemn_for(conn, error)
+                return
+            if not size:
+                self._end_input(conn)
+                return
+            stats.received_bytes += size
+            self._take_in(conn, buffer[:size].tobytes(), batch)
+            if size < full and self._stop_on_short_read and not conn.hung_up:
+                return
+        self.trigger.unfinished(conn, self._revisit)
+
+    def _take_in(self, conn: Connection, chunk: bytes, batch: Batch) -> None:
+        conn.heard_ns = self.ticked_ns
+        block, lines, too_long = conn.decoder.feed(chunk)
+        if too_long:
+            self.stats.messages_discarded[DiscardReason.TOO_LONG] += too_long
+            self.delivery.notify(conn, wire.LINE_TOO_LONG * too_long)
+        if lines and conn.bucket is not None:
+            allowed = conn.bucket.take(lines, self.ticked_ns)
+            if allowed < lines:
+                self.stats.messages_discarded[DiscardReason.RATE_LIMITED] += lines - allowed
+                block, lines = wire.first_lines(block, allowed), allowed
+        if lines:
+            batch.add(conn.id, wire.prefixed(conn.prefix, block, lines), lines)
+
+    def _end_input(self, conn: Connection) -> None:
+        """Note the end of input: the peer may still listen, unless it hung up altogether."""
+        conn.ended = True
+        conn.wants_read = False
+        self.roster.changed.append(conn)
+        self.roster.count_truncated(conn)
+        if conn.hung_up & GONE:
+            self.roster.condemn(conn, CloseReason.EOF)
+
+    # -- synchronise --------------------------------------------------------------------
+
+    def _synchronise(self) -> None:
+        """Tell epoll what is wanted now, where that differs from what it was told."""
+        for conn in self.roster.changed:
+            if conn.close_reason is not None:
+                continue
+            wanted = self.trigger.mask(
+                wants_read=conn.wants_read, wants_write=conn.outbox is not None
+            )
+            if wanted != conn.mask:
+                self._epoll.modify(conn.fd, wanted)
+                self.stats.epoll_ctl["mod"] += 1
+                conn.mask = wanted
+        self.roster.changed.clear()
+
+    def _register(self, fd: int, mask: int) -> None:
+        self._epoll.register(fd, mask)
+        self.stats.epoll_ctl["add"] += 1
+
+    def _unregister(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self.stats.epoll_ctl["del"] += 1
+
+    # -- chores: what time brings, about once a second -------------------------------------------
+
+    def do_chores(self, now_ns: int) -> None:
+        """Resume paused listeners, close idle peers, tell limited ones what was refused."""
+        for fd, until_ns in list(self._paused.items()):
+            if now_ns >= until_ns:
+                del self._paused[fd]
+                self._register(fd, select.EPOLLIN)
+        if self.config.idle_timeout:
+            oldest_ns = now_ns - round(self.config.idle_timeout * 1e9)
+            for conn in self.connections.values():
+                if conn.heard_ns < oldest_ns:
+                    self.roster.condemn(conn, CloseReason.IDLE)
+        if self.config.rate_limit:
+            for conn in self.connections.values():
+                bucket = conn.bucket
+                if bucket is not None and bucket.refused and self.delivery.can_notify(conn):
+                    self.delivery.notify(conn, wire.rate_limited(bucket.confess()))
+        self._synchronise()
+        self.roster.reap()

@@ -1,0 +1,136 @@
+"""Who is connected: admission, limits, and the one place where a peer ends.
+
+Peers close in `reap` and nowhere else. A descriptor closed in mid-batch could come back as another
+peer's within the batch, with the old one's event still to be handled. So a peer that must go is
+*condemned*, and everybody skips it until the tick is over. (Who is turned away never was in epoll
+and closes at once: a burst of them must not use up the descriptors.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from etltd import wire
+from etltd.connection import Connection
+from etltd.ratelimit import TokenBucket
+from etltd.stats import CloseReason, DiscardReason, DropReason, LoopStats, RejectReason
+
+if TYPE_CHECKING:
+    import socket
+
+    from etltd.config import Config
+
+RESETS = (ConnectionResetError, BrokenPipeError, TimeoutError)
+
+GOODBYE_READ_BYTES = 65536  # more than anybody says before it is answered
+
+DROPPED_BY = {
+    CloseReason.SLOW_CONSUMER: DropReason.EVICTED,
+    CloseReason.SHUTDOWN: DropReason.SHUTDOWN,
+}
+
+
+class Roster:
+    """Owns every connection."""
+
+    def __init__(self, config: Config, stats: LoopStats, max_connections: int) -> None:
+        self.connections: dict[int, Connection] = {}  # by descriptor
+        self.changed: list[Connection] = []  # whose interest mask may have to change
+        self._config = config
+        self._stats = stats
+        self._max_connections = max_connections
+        self._peers_of_ip: dict[str, int] = {}
+        self._next_id = 1
+        self._condemned: list[Connection] = []
+
+    def admit(self, sock: socket.socket, ip: str, now_ns: int) -> Connection | None:
+        """Take in a peer, or turn it away at a limit; a peer turned away takes no id."""
+        stats = self._stats
+        refusal = self._refusal(ip)
+        if refusal is not None:
+            stats.connections_rejected[refusal] += 1
+            self._say_goodbye(sock)
+            return None
+        conn = Connection(sock, self._next_id, ip, self._config.max_line_bytes, now_ns)
+        if self._config.rate_limit:
+            conn.bucket = TokenBucket(self._config.rate_limit, now_ns)
+        self._next_id += 1
+        self.connections[conn.fd] = conn
+        if ip:
+            self._peers_of_ip[ip] = self._peers_of_ip.get(ip, 0) + 1
+        stats.connections_accepted += 1
+        stats.connections = len(self.connections)
+        stats.connections_high_water = max(stats.connections_high_water, stats.connections)
+        return conn
+
+    def _refusal(self, ip: str) -> RejectReason | None:
+        if len(self.connections) >= self._max_connections:
+            return RejectReason.MAX_CONNECTIONS
+        per_ip = self._config.max_connections_per_ip
+        if per_ip and ip and self._peers_of_ip.get(ip, 0) >= per_ip:
+            return RejectReason.MAX_CONNECTIONS_PER_IP
+        return None
+
+    def _say_goodbye(self, sock: socket.socket) -> None:
+        syscalls = self._stats.syscalls
+        with contextlib.suppress(OSError):  # it is already gone; nothing is owed to it
+            syscalls["sendto"] += 1
+            self._stats.sent_bytes += sock.send(wire.TOO_MANY_CONNECTIONS)
+        try:
+            syscalls["recvfrom"] += 1
+            sock.recv(GOODBYE_READ_BYTES)  # left unread, it would turn our close into a reset
+        except BlockingIOError:
+            self._stats.syscall_eagain["recvfrom"] += 1
+        except OSError:
+            pass  # same
+        self._close(sock)
+
+    def condemn(self, conn: Connection, reason: CloseReason) -> None:
+        """Mark *conn* for closing; the first reason stands."""
+        if conn.close_reason is None:
+            conn.close_reason = reason
+            self._condemned.append(conn)
+
+    def condemn_for(self, conn: Connection, error: OSError) -> None:
+        """Mark *conn* for closing because its socket failed with *error*."""
+        if conn.ended:
+            self.condemn(conn, CloseReason.EOF)  # it had said goodbye; now it is gone
+        elif isinstance(error, RESETS):
+            self.condemn(conn, CloseReason.RESET)
+        else:
+            self.condemn(conn, CloseReason.ERROR)
+
+    def count_truncated(self, conn: Connection) -> None:
+        """Count what *conn* said after its last newline: it will not be a message."""
+        if conn.decoder.end():
+            self._stats.messages_discarded[DiscardReason.TRUNCATED] += 1
+
+    def reap(self) -> None:
+        """Close the condemned, settle what they were owed, free their places."""
+        stats = self._stats
+        condemned, self._condemned = self._condemned, []
+        for conn in condemned:
+            assert conn.close_reason is not None  # noqa: S101 - for the type checker
+            del self.connections[conn.fd]
+            self.count_truncated(conn)
+            if conn.outbox is not None:
+                dropped_by = DROPPED_BY.get(conn.close_reason, DropReason.CLOSED)
+                stats.messages_dropped[dropped_by] += conn.outbox.messages
+                stats.outbox_messages -= conn.outbox.messages
+                stats.outbox_bytes -= conn.outbox.size
+                stats.outbox_connections -= 1
+            if conn.ip:
+                self._release_ip(conn.ip)
+            stats.connections_closed[conn.close_reason] += 1
+            self._close(conn.sock)
+        stats.connections = len(self.connections)
+
+    def _close(self, sock: socket.socket) -> None:
+        sock.close()  # the kernel takes a closed descriptor off the interest list: no epoll_ctl
+        self._stats.syscalls["close"] += 1
+
+    def _release_ip(self, ip: str) -> None:
+        self._peers_of_ip[ip] -= 1
+        if not self._peers_of_ip[ip]:
+            del self._peers_of_ip[ip]

@@ -1,0 +1,69 @@
+"""What systemd asks of a daemon: readiness, watchdog, sockets (sd_notify(3), sd_listen_fds(3)).
+
+The environment is an argument. No NOTIFY_SOCKET means nobody asked, and nothing is done. A failure
+to notify is reported to the caller's log and never stops the daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+
+
+class Notifier:
+    """Tells the service manager how things are."""
+
+    def __init__(self, environment: MutableMapping[str, str]) -> None:
+        address = environment.get("NOTIFY_SOCKET", "")
+        # A leading @ stands for the NUL of an abstract address.
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+
+    def send(self, *lines: str) -> OSError | None:
+        """Send the assignments *lines* (``READY=1``) in one datagram; return what went wrong."""
+        if not self._address:
+            return None
+        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        try:
+            with socket.socket(socket.AF_UNIX, kind) as sock:
+                sock.sendto("\n".join(lines).encode(), self._address)
+        except OSError as error:  # a full queue included: the loop must not wait for anybody
+            return error
+        return None
+
+
+def watchdog_seconds(environment: MutableMapping[str, str], pid: int) -> float | None:
+    """Return the longest the manager goes without WATCHDOG=1, or None (sd_watchdog_enabled(3))."""
+    microseconds = environment.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    if environment.get("WATCHDOG_PID", str(pid)) != str(pid):
+        return None
+    return int(microseconds) / 1e6
+
+
+def listening_sockets(
+    environment: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD
+) -> dict[str, list[socket.socket]]:
+    """Take over the sockets passed to process *pid*, by their FDNAMES; take the variables away.
+
+    Unnamed ones are called ``unknown``, as in sd_listen_fds_with_names(3).
+    """
+    given = environment.get("LISTEN_PID"), environment.get("LISTEN_FDS", "")
+    names = environment.get("LISTEN_FDNAMES", "").split(":")
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environment.pop(variable, None)
+    sockets: dict[str, list[socket.socket]] = {}
+    if given[0] != str(pid) or not given[1].isdecimal():
+        return sockets
+    for index in range(int(given[1])):
+        fd = first_fd + index
+        os.set_inheritable(fd, False)
+        name = (names[index] if index < len(names) else "") or "unknown"
+        sockets.setdefault(name, []).append(socket.socket(fileno=fd))
+    return sockets
