@@ -1,0 +1,1 @@
+"""etlt-probe: the kernel's witness. Counts what an epoll server does, without asking the server."""

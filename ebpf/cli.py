@@ -1,0 +1,250 @@
+"""The command ``etlt-probe``: flag beats environment beats file beats default.
+
+Exit codes: 0 done, 1 the probe cannot count here (one sentence says why), 2 usage, 130 Ctrl-C
+before it counted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import tomllib
+from contextlib import contextmanager, suppress
+from pathlib import Path  # noqa: TC003 - cyclopts resolves the annotations
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
+from cyclopts.config import Env, Toml
+from prometheus_client import CollectorRegistry, start_http_server
+from rich.console import Console
+
+from ebpf import preflight, report, syscalls, targets
+from ebpf.collector import ProbeCollector
+from ebpf.config import Config
+from ebpf.errors import Refused
+from ebpf.loader import GROUPS, TARGETS, Build, Probe, source
+from ebpf.sampling import RunTimeSampler
+from ebpf.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+RESCAN_SECONDS = 0.5  # how late a new process may be noticed; an exit is noticed at once
+TABLE_COLUMNS = 110  # when the output is not a terminal
+
+app = App(
+    name="etlt-probe",
+    help="Count what an epoll server does, from the kernel's side and exactly.",
+    help_format="plaintext",
+    version=lambda: f"etlt-probe {_version()}",
+    config=Env("ETLT_PROBE_", command=False),
+)
+
+
+@app.default
+def watch(config: Config | None = None) -> int:
+    """Serve the counts on /metrics until SIGTERM or SIGINT; or count once and print a table."""
+    config = config or Config()
+    problem = config.problem()
+    if problem:
+        return _usage(problem)
+    try:
+        if config.print_source:
+            print(source(_build(config)), end="")
+            return DONE
+        return _watch(config)
+    except Refused as refusal:
+        _say(str(refusal))
+        return FAILED
+
+
+@app.meta.default
+def with_config(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(env_var="ETLT_PROBE_CONFIG")] = None,
+) -> int:
+    """Serve the counts on /metrics until SIGTERM or SIGINT; or count once and print a table.
+
+    Parameters
+    ----------
+    config
+        Options from this TOML file: flag beats environment beats file.
+    """
+    try:
+        _ = config and tomllib.loads(config.read_text())
+    except (OSError, ValueError) as error:  # not readable, not UTF-8, not TOML
+        return _usage(f"--config {config}: {getattr(error, 'strerror', None) or error}")
+    environment = Env("ETLT_PROBE_", command=False)
+    app.config = (environment, Toml(config, must_exist=True)) if config else environment
+    status: int = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    return status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    try:
+        status: int | None = app.meta(
+            arguments, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except UnusedCliTokensError as error:
+        return _usage(f"{' '.join(error.unused_tokens or [])} is not an option; see --help")
+    except CycloptsError as error:
+        return _usage(" ".join(str(error).split()))
+    except KeyboardInterrupt:  # before anything is counted; from then on it is a wish to stop
+        return INTERRUPTED
+    return status or DONE
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("etlt")
+    except importlib.metadata.PackageNotFoundError:  # run from a bare checkout
+        return "0+unknown"
+
+
+def _say(sentence: str) -> None:
+    print(f"etlt-probe: {sentence}", file=sys.stderr, flush=True)
+
+
+def _usage(sentence: str) -> int:
+    _say(sentence)
+    return USAGE
+
+
+def _build(config: Config) -> Build:
+    return Build(
+        lite=config.lite,
+        all_threads=config.all_threads,
+        namespaced=not targets.in_first_namespace(),
+        attach=config.attach,
+    )
+
+
+def _watch(config: Config) -> int:
+    wanted = targets.Wanted(config.pid, config.comm)
+    targets.check_pids(wanted)
+    preflight.check()
+    with Probe(_build(config)) as probe, _sampler(config):
+        names = syscalls.names(os.uname().machine)
+        watch = Watch(wanted, probe, names, slots=TARGETS, groups=GROUPS)
+        try:
+            return _once(config, watch) if config.once else _serve(config, watch)
+        finally:
+            watch.close()
+
+
+@contextmanager
+def _sampler(config: Config) -> Iterator[None]:
+    if not config.stats:
+        yield
+        return
+    sampler = RunTimeSampler().start()
+    try:
+        yield
+    finally:
+        sampler.stop()
+
+
+def _once(config: Config, watch: Watch) -> int:
+    started = time.monotonic()
+    _refresh(watch)
+    if not watch.targets:
+        wanted = " or ".join(config.comm)
+        raise Refused(
+            f"no process here has a name that begins with {wanted}: start it first"
+            if wanted
+            else f"process {config.pid[0]} has exited before it could be counted"
+        )
+    with _signals() as stop:
+        _follow(watch, stop, started + config.duration, is_over=lambda: _is_over(config, watch))
+    watch.stop_counting()
+    seconds = time.monotonic() - started
+    snapshot = watch.snapshot()
+    if config.json:
+        print(json.dumps(report.as_json(snapshot, seconds, lite=config.lite), indent=2))
+    else:
+        width = None if sys.stdout.isatty() else TABLE_COLUMNS
+        report.print_table(snapshot, seconds, Console(width=width), lite=config.lite)
+    return DONE
+
+
+def _serve(config: Config, watch: Watch) -> int:
+    registry = CollectorRegistry()
+    registry.register(ProbeCollector(watch.snapshot, lite=config.lite, stats=config.stats))
+    try:
+        server, thread = start_http_server(config.port, config.host, registry)
+    except OSError as error:
+        raise Refused(
+            f"cannot listen on --host {config.host} --port {config.port}: {error.strerror}"
+        ) from error
+    with _signals() as stop:
+        _refresh(watch)
+        if not watch.targets:
+            _say(f"no process is called {' or '.join(config.comm)} yet; waiting for it")
+        _say(f"serving http://{_authority(config.host, server.server_port)}/metrics")
+        _follow(watch, stop)
+    server.shutdown()
+    server.server_close()
+    thread.join()
+    return DONE
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _refresh(watch: Watch) -> None:
+    for sentence in watch.refresh():
+        _say(sentence)
+
+
+def _is_over(config: Config, watch: Watch) -> bool:
+    """Tell whether nobody is left to count: a pid ends once, a name may be borne again."""
+    return not config.comm and not watch.targets
+
+
+def _follow(
+    watch: Watch,
+    stop: socket.socket,
+    deadline: float = math.inf,
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
+    """Keep up with exits and restarts until a signal, the deadline, or nothing is left to do."""
+    while time.monotonic() < deadline and not is_over():
+        poll = select.poll()
+        poll.register(stop, select.POLLIN)
+        for target in watch.targets:
+            poll.register(target.pidfd, select.POLLIN)
+        left = max(0.0, deadline - time.monotonic())
+        ready = poll.poll(min(left, RESCAN_SECONDS) * 1000)
+        if any(fd == stop.fileno() for fd, _ in ready):
+            return
+        _refresh(watch)
+
+
+@contextmanager
+def _signals() -> Iterator[socket.socket]:
+    """Turn SIGTERM and SIGINT into a readable socket, so that no handler interrupts a map read."""
+    readable, writable = socket.socketpair()
+    writable.setblocking(False)
+    before = signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
+    handlers = {
+        number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield readable
+    finally:
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
+            with suppress(TypeError):  # None: it was not installed from Python
+                signal.signal(number, handler)
+        readable.close()
+        writable.close()

@@ -1,0 +1,1 @@
+/* BCC includes it; the probe needs nothing of it. */

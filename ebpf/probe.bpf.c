@@ -1,0 +1,398 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What chosen processes do around epoll, counted by the kernel at three places:
+ * entry to a system call, return from it, and the moment a thread leaves the CPU.
+ *
+ * Rules:
+ *   1. Filter first.  A process nobody asked about costs one array lookup and
+ *      TARGETS integer compares, because everybody's system calls come by here.
+ *   2. Read no kernel struct.  Numbers and results are tracepoint arguments, so
+ *      neither kernel headers nor BTF are needed and no kernel version can make
+ *      a field silently wrong.  The one register that is read (epoll_ctl's
+ *      operation) lies in the part of pt_regs that is user ABI
+ *      (uapi/asm/ptrace.h), at an offset the loader gives.
+ *   3. Never lose a count silently.  What cannot be counted is counted as such:
+ *      `unmatched`, `untracked`, `other_threads`, and recursion_misses, which the
+ *      kernel itself keeps for each program.
+ *   4. One histogram rule, the daemon's own: value v falls into slot
+ *      bit_length(v), and slot k ends at 2^k - 1, edge included.
+ *
+ * A thread becomes a loop thread when it first enters epoll_wait, or when user
+ * space finds it there as the probe comes.  Only loop threads are counted (unless
+ * ALL_THREADS), from then on: the thread that answers a metrics scrape does no
+ * server's work.
+ *
+ * The loader sets, by -D and in no other way: TARGETS, GROUPS, LITE, ALL_THREADS,
+ * NAMESPACED, RAW_SYSCALLS, RAW_SWITCH, NR_EPOLL_WAIT, NR_EPOLL_PWAIT,
+ * NR_EPOLL_PWAIT2, NR_EPOLL_CTL, NR_EXIT, NR_EXIT_GROUP,
+ * NR_RT_SIGRETURN, ARG2_OFFSET.
+ */
+#define BPF_LICENSE Dual MIT/GPL
+
+#define SYSCALLS 512       /* numbers in use end near 470 on every architecture */
+#define THREADS 8192       /* threads of all targets together; 64 bytes each */
+#define ERRORS 2048        /* distinct (group, system call, errno) */
+#define EVENT_SLOTS 15     /* the last one is open: more than 8191 events */
+#define NOBODY 0xffffffff  /* the group of a process nobody asked about */
+#define IDLE 0xffffffff    /* the system call of a thread that is in none */
+#define EINTR_RESULT -4
+#define EAGAIN_RESULT -11
+#define LOWEST_ERROR -4095 /* MAX_ERRNO: below it a negative result is an address */
+
+#if LITE
+#define DURATION_SLOTS 1   /* a plain count: only epoll_wait is timed */
+#else
+#define DURATION_SLOTS 38  /* the last one is open: longer than 68.7 s */
+#endif
+
+/* A target named by its pid inside a pid namespace; pid 0 once it is known. */
+struct wanted {
+	u64 device, inode;
+	u64 pid;
+};
+
+/* Written by user space, except that learn() fills in tgid and clears wanted.pid. */
+struct config {
+	u32 tgid[TARGETS]; /* 0: free */
+	u32 group[TARGETS];
+	struct wanted wanted[TARGETS];
+};
+
+/* One system call number of one group.  Calls are the sum of the slots, so that
+ * a count and its histogram cannot disagree. */
+struct call {
+	u64 marked; /* user space knows from `seen` that this row is in use */
+	u64 nanoseconds, result_sum, eagain, errors;
+	u64 duration[DURATION_SLOTS];
+};
+
+struct seen {
+	u8 nr[SYSCALLS];
+};
+
+struct loop {
+	u64 wakeup, ready, timeout, empty, interrupted, failed;
+	u64 blocked_ns, events_sum;
+	u64 ctl_other, ctl_add, ctl_del, ctl_mod;
+	u64 voluntary, involuntary;
+	u64 other_threads, unmatched, untracked;
+	u64 ended_ns; /* lived by loop threads that have ended, from their first wait on */
+	u64 events[EVENT_SLOTS]; /* waits that returned events */
+};
+
+struct thread {
+	u64 entered_ns, first_wait_ns;
+	u32 nr, tgid, group;
+	u32 slept;     /* it left the CPU of its own accord within this call */
+	u32 is_loop;   /* it has entered epoll_wait */
+	u32 operation; /* epoll_ctl's */
+};
+
+BPF_ARRAY(config, struct config, 1);
+BPF_ARRAY(seen, struct seen, GROUPS);
+BPF_PERCPU_ARRAY(calls, struct call, GROUPS * SYSCALLS);
+BPF_PERCPU_ARRAY(loops, struct loop, GROUPS);
+BPF_HASH(errors, u64, u64, ERRORS); /* group << 32 | nr << 16 | errno */
+BPF_HASH(threads, u32, struct thread, THREADS);
+
+static __always_inline u32 slot_of(u64 value)
+{
+	u32 bits = 0;
+
+	if (value >> 32) { value >>= 32; bits += 32; }
+	if (value >> 16) { value >>= 16; bits += 16; }
+	if (value >> 8)  { value >>= 8;  bits += 8; }
+	if (value >> 4)  { value >>= 4;  bits += 4; }
+	if (value >> 2)  { value >>= 2;  bits += 2; }
+	if (value >> 1)  { value >>= 1;  bits += 1; }
+	return bits + value; /* what is left is 0 or 1 */
+}
+
+#if NAMESPACED
+/* The kernel's own numbering cannot be seen from inside a pid namespace.  The
+ * first system call of a wanted process tells it, and is itself counted. */
+static __always_inline u32 learn(struct config *c, u32 tgid)
+{
+	struct bpf_pidns_info here = {};
+	int i;
+
+#pragma unroll
+	for (i = 0; i < TARGETS; i++) {
+		struct wanted *w = &c->wanted[i];
+
+		if (!w->pid)
+			continue;
+		if (bpf_get_ns_current_pid_tgid(w->device, w->inode, &here, sizeof(here)))
+			continue;
+		if (here.tgid != w->pid)
+			continue;
+		c->tgid[i] = tgid;
+		w->pid = 0;
+		return c->group[i];
+	}
+	return NOBODY;
+}
+#endif
+
+static __always_inline u32 group_of(u32 tgid)
+{
+	int zero = 0, i;
+	struct config *c = config.lookup(&zero);
+
+	if (!c || !tgid) /* 0 is the idle task, and a free slot */
+		return NOBODY;
+#pragma unroll
+	for (i = 0; i < TARGETS; i++)
+		if (c->tgid[i] == tgid)
+			return c->group[i];
+#if NAMESPACED
+	return learn(c, tgid);
+#else
+	return NOBODY;
+#endif
+}
+
+static __always_inline int is_wait(u32 nr)
+{
+	return nr == NR_EPOLL_WAIT || nr == NR_EPOLL_PWAIT || nr == NR_EPOLL_PWAIT2;
+}
+
+static __always_inline struct thread *add_thread(u32 tid, u32 tgid, u32 group)
+{
+	struct thread fresh = {};
+	struct loop *l;
+
+	fresh.tgid = tgid;
+	fresh.is_loop = ALL_THREADS;
+	if (!threads.update(&tid, &fresh))
+		return threads.lookup(&tid);
+	l = loops.lookup(&group);
+	if (l)
+		l->untracked++;
+	return 0;
+}
+
+static __always_inline void end_thread(u32 tid, u32 group)
+{
+	struct thread *t = threads.lookup(&tid);
+	struct loop *l = loops.lookup(&group);
+
+	if (t && l && t->first_wait_ns)
+		l->ended_ns += bpf_ktime_get_ns() - t->first_wait_ns;
+	threads.delete(&tid);
+}
+
+static __always_inline int enter(u32 nr, u32 operation)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, group = group_of(id >> 32);
+	struct thread *t;
+
+	if (group == NOBODY)
+		return 0;
+	if (nr == NR_EXIT || nr == NR_EXIT_GROUP) { /* these do not return */
+		end_thread(tid, group);
+		return 0;
+	}
+	t = threads.lookup(&tid);
+	if (!t)
+		t = add_thread(tid, id >> 32, group);
+	if (!t)
+		return 0;
+	t->nr = nr;
+	t->group = group;
+	t->slept = 0;
+	t->operation = operation;
+#if LITE
+	if (!is_wait(nr))
+		return 0;
+#endif
+	t->entered_ns = bpf_ktime_get_ns();
+	if (is_wait(nr) && !t->first_wait_ns) {
+		t->first_wait_ns = t->entered_ns;
+		t->is_loop = 1;
+	}
+	return 0;
+}
+
+static __always_inline void count_wait(struct loop *l, long result, u32 slept, u64 duration)
+{
+	u32 slot;
+
+	if (slept)
+		l->blocked_ns += duration;
+	if (result > 0) {
+		if (slept)
+			l->wakeup++;
+		else
+			l->ready++;
+		l->events_sum += result;
+		slot = slot_of(result);
+		l->events[slot < EVENT_SLOTS ? slot : EVENT_SLOTS - 1]++;
+	} else if (result == 0) {
+		if (slept)
+			l->timeout++;
+		else
+			l->empty++;
+	} else if (result == EINTR_RESULT) {
+		l->interrupted++;
+	} else {
+		l->failed++;
+	}
+}
+
+static __always_inline void count_ctl(struct loop *l, u32 operation)
+{
+	if (operation == 1) /* EPOLL_CTL_ADD, uapi/linux/eventpoll.h */
+		l->ctl_add++;
+	else if (operation == 2)
+		l->ctl_del++;
+	else if (operation == 3)
+		l->ctl_mod++;
+	else
+		l->ctl_other++;
+}
+
+static __always_inline void mark(struct call *row, u32 group, u32 nr)
+{
+	struct seen *s = seen.lookup(&group);
+
+	if (s && nr < SYSCALLS)
+		s->nr[nr] = 1;
+	row->marked = 1;
+}
+
+static __always_inline void count_call(struct call *row, u32 group, u32 nr, long result,
+				       u64 duration)
+{
+	u32 slot = 0;
+
+	if (!row->marked)
+		mark(row, group, nr);
+#if !LITE
+	slot = slot_of(duration);
+	if (slot >= DURATION_SLOTS)
+		slot = DURATION_SLOTS - 1;
+#endif
+	row->duration[slot]++;
+	row->nanoseconds += duration;
+	if (result > 0 || result < LOWEST_ERROR) {
+		row->result_sum += result;
+	} else if (result == EAGAIN_RESULT) {
+		row->eagain++; /* a field of its own: under ET it ends every drain */
+	} else if (result) {
+		u64 key = (u64)group << 32 | nr << 16 | (u32)-result;
+
+		row->errors++;
+		errors.increment(key);
+	}
+}
+
+static __always_inline int leave(long result)
+{
+	u64 id = bpf_get_current_pid_tgid(), duration = 0;
+	u32 tid = id, nr, row_key, group = group_of(id >> 32);
+	struct thread *t;
+	struct call *row;
+	struct loop *l;
+
+	if (group == NOBODY)
+		return 0;
+	t = threads.lookup(&tid);
+	nr = t ? t->nr : IDLE;
+	if (t)
+		t->nr = IDLE;
+	if (nr == NR_RT_SIGRETURN)
+		result = 0; /* the register of what the signal interrupted, not a result */
+	if (nr < SYSCALLS && t && t->is_loop) {
+#if LITE
+		if (is_wait(nr))
+#endif
+			duration = bpf_ktime_get_ns() - t->entered_ns;
+		row_key = group * SYSCALLS + nr;
+		row = calls.lookup(&row_key);
+		if (row)
+			count_call(row, group, nr, result, duration);
+		if (!is_wait(nr) && nr != NR_EPOLL_CTL)
+			return 0;
+	}
+	l = loops.lookup(&group);
+	if (!l)
+		return 0;
+	if (!t || nr == IDLE) /* in flight when the probe came, or clone's child */
+		l->unmatched++;
+	else if (!t->is_loop)
+		l->other_threads++;
+	else if (nr >= SYSCALLS)
+		l->untracked++;
+	else if (nr == NR_EPOLL_CTL)
+		count_ctl(l, t->operation);
+	else
+		count_wait(l, result, t->slept, duration);
+	return 0;
+}
+
+/* `current` is still the thread that leaves the CPU.  Involuntary is what
+ * __schedule() in kernel/sched/core.c says: preempted, or still runnable. */
+static __always_inline int switched(int involuntary)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, group = group_of(id >> 32);
+	struct thread *t;
+	struct loop *l;
+
+	if (group == NOBODY)
+		return 0;
+	t = threads.lookup(&tid);
+	if (!t || !t->is_loop)
+		return 0;
+	l = loops.lookup(&group);
+	if (!l)
+		return 0;
+	if (involuntary) {
+		l->involuntary++;
+	} else {
+		l->voluntary++;
+		t->slept = 1;
+	}
+	return 0;
+}
+
+#if RAW_SYSCALLS
+RAW_TRACEPOINT_PROBE(sys_enter) /* (regs, nr) */
+{
+	u64 operation = 0;
+
+	if (ctx->args[1] == NR_EPOLL_CTL)
+		bpf_probe_read_kernel(&operation, sizeof(operation),
+				      (void *)(ctx->args[0] + ARG2_OFFSET));
+	return enter(ctx->args[1], operation);
+}
+
+RAW_TRACEPOINT_PROBE(sys_exit) /* (regs, result) */
+{
+	return leave(ctx->args[1]);
+}
+#else
+TRACEPOINT_PROBE(raw_syscalls, sys_enter)
+{
+	return enter(args->id, args->args[1]);
+}
+
+TRACEPOINT_PROBE(raw_syscalls, sys_exit)
+{
+	return leave(args->ret);
+}
+#endif
+
+#if RAW_SWITCH
+RAW_TRACEPOINT_PROBE(sched_switch) /* (preempt, prev, next, prev_state); Linux 5.18 on */
+{
+	return switched((ctx->args[0] & 1) || !(u32)ctx->args[3]);
+}
+#else
+TRACEPOINT_PROBE(sched, sched_switch) /* 0x100: TASK_REPORT_MAX, preempted */
+{
+	return switched(!args->prev_state || (args->prev_state & 0x100));
+}
+#endif
