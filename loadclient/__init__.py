@@ -1,0 +1,1 @@
+"""loadclient: an open-loop load generator that accounts for every message."""

@@ -1,0 +1,295 @@
+"""The command `loadclient`: options in, exit code out.
+
+Exit codes: 0 the run is valid and every threshold holds; 1 it could not begin, or broke; 2 usage;
+3 a threshold failed; 4 the run is invalid; 130 interrupted (the partial result is still written).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from contextlib import suppress
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import App, Parameter
+from cyclopts.config import Dict, Env
+
+from loadclient.compare.choices import DEFAULTS as COMPARE_DEFAULTS
+from loadclient.compare.choices import CompareOptions
+from loadclient.compare.command import compare as perform_comparison
+from loadclient.compare.search import DEFAULTS as SEARCH_DEFAULTS
+from loadclient.compare.search import SearchOptions
+from loadclient.compare.search import search as perform_search
+from loadclient.compare.study import Study
+from loadclient.crew import WorkerDiedError
+from loadclient.daemon import DaemonFailedError
+from loadclient.demo import DEFAULTS as DEMO_DEFAULTS
+from loadclient.demo import (
+    MODES,
+    DemoOptions,
+    measure,
+    prepare,
+    print_table,
+    print_witnesses,
+    question,
+)
+from loadclient.environment import version
+from loadclient.interrupts import InterruptedRunError, Interrupts
+from loadclient.metrics import LiveMetrics
+from loadclient.options import Host, Options, Port, UsageError, check
+from loadclient.report import summary
+from loadclient.runner import CannotRunError, resolve
+from loadclient.server import ServerUnreadableError, read
+from loadclient.session import NotWrittenError, perform
+from loadclient.streams import open_missing, unheard
+
+if TYPE_CHECKING:
+    from loadclient.result import RunResult
+
+LINGER_SLICE_SECONDS = 0.05
+EXIT_OK = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_THRESHOLD = 3
+EXIT_INVALID = 4
+EXIT_INTERRUPTED = 130
+
+app = App(
+    name="loadclient",
+    help="Drive a broadcast server with an open-loop load and account for every message.",
+    version=lambda: f"loadclient {version()}",
+    result_action="return_value",
+)
+DEFAULTS = Options()
+FAILURES = (
+    CannotRunError,
+    DaemonFailedError,
+    NotWrittenError,
+    ServerUnreadableError,
+    WorkerDiedError,
+    OSError,
+)
+
+
+@app.command
+def run(host: Host = "127.0.0.1", port: Port = 9000, *, options: Options = DEFAULTS) -> int:
+    """Load the server at HOST PORT and account for every message.
+
+    Every option is also an environment variable (LOADCLIENT_CONNS) and a key of the file: flag
+    beats environment beats file beats default.
+
+    Exit codes: 0 valid and thresholds hold; 1 it could not begin, or a file was not written (what
+    came out is printed); 2 usage; 3 threshold failed;
+    4 invalid run; 130 interrupted.
+
+    Parameters
+    ----------
+    host:
+        Name or address of the server.
+    port:
+        Port of the server.
+    """
+    check(options)
+    address = str(options.unix) if options.unix else resolve(host, port)
+    metrics = _serve_metrics(options)
+
+    def tell(result: RunResult) -> None:
+        if metrics is not None:
+            metrics.finish(result)
+        _tell(options, result)
+
+    result = perform(options, address, [metrics] if metrics else [], tell)
+    if metrics is not None:
+        metrics.enter("linger", options.linger)
+        _linger(options.linger)
+    return exit_code(result)
+
+
+@app.command
+def demo(*, options: DemoOptions = DEMO_DEFAULTS) -> int:
+    """Start the daemon in each mode, load it, and show both in one table; let the kernel testify.
+
+    Every option is also an environment variable (LOADCLIENT_CONNS) and a key of the file.
+
+    Exit codes: 0 every message of both runs is accounted for; 1 the daemon or the load did not
+    start; 2 usage; 4 a run is invalid; 130 interrupted.
+    """
+    prepare(options)
+    results = []
+    for mode in MODES:
+        result = measure(mode, options)
+        results.append(result)
+        if result.interrupted:
+            break
+    print_table(results)
+    if not any(result.interrupted for result in results):
+        print_witnesses([question(mode, options) for mode in MODES])
+    return max(exit_code(result) for result in results)
+
+
+@app.command
+def report(file: Path, *, html: Path) -> int:
+    """Draw the page of a stored comparison again.
+
+    Exit codes: 0 it is drawn; 1 it could not be read or written; 2 usage.
+
+    Parameters
+    ----------
+    file:
+        What `loadclient compare` wrote: the .json, not the .jsonl of raw slices.
+    html:
+        Where the page goes.
+    """
+    try:
+        from loadclient.compare.html import write_html  # noqa: PLC0415 - it is slow to import
+    except ModuleNotFoundError as error:
+        raise UsageError(f'report: the package "{error.name}" is not installed.') from error
+    try:
+        study = Study.from_json(file.read_text(encoding="utf-8"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f'"{file}" is not a stored comparison: {error}.') from error
+    write_html(study, html)
+    return EXIT_OK
+
+
+def _tell(options: Options, result: RunResult) -> None:
+    """Say what came out; whether anybody hears it does not change what came out."""
+    if not options.quiet:
+        print(summary(result), file=unheard(sys.stdout), flush=True)
+    elif not result.valid:
+        print("\n".join(result.invalid_reasons), file=unheard(sys.stderr), flush=True)
+
+
+def _linger(seconds: float) -> None:
+    """Keep the endpoint for the last scrape; a signal ends that, and not the result's exit code."""
+    deadline = time.monotonic() + seconds
+    with Interrupts() as interrupts, suppress(InterruptedRunError):
+        while time.monotonic() < deadline:
+            interrupts.check()
+            time.sleep(LINGER_SLICE_SECONDS)
+
+
+@app.command
+def compare(*, options: CompareOptions = COMPARE_DEFAULTS) -> int:
+    """Compare ET with LT by interleaved pairs: estimates with intervals, verdicts, and doubts.
+
+    Exit codes: 0 finished, whatever came out; 1 a daemon or the load did not start; 2 usage;
+    4 nothing could be compared; 130 interrupted (--resume goes on with it).
+    """
+    return perform_comparison(options)
+
+
+@app.command
+def search(
+    host: str = "127.0.0.1", port: Port = 9000, *, options: SearchOptions = SEARCH_DEFAULTS
+) -> int:
+    """Find the highest rate that the server at HOST PORT delivers in full and in time.
+
+    Exit codes: 0 found and confirmed; 1 cannot connect; 2 usage; 3 not even the lowest rate
+    holds; 130 interrupted.
+
+    Parameters
+    ----------
+    host:
+        Name or address of the server.
+    port:
+        Port of the server.
+    """
+    return perform_search(resolve(host, port), options)
+
+
+def exit_code(result: RunResult) -> int:
+    """Return what a finished run tells the shell."""
+    if result.interrupted:
+        return EXIT_INTERRUPTED
+    if not result.valid:
+        return EXIT_INVALID
+    if not all(threshold.holds for threshold in result.thresholds):
+        return EXIT_THRESHOLD
+    return EXIT_OK
+
+
+def _serve_metrics(options: Options) -> LiveMetrics | None:
+    if options.metrics_port is None:
+        return None
+    mode = read(options.server_metrics).mode if options.server_metrics else "unknown"
+    metrics = LiveMetrics(mode)
+    try:
+        port = metrics.serve(options.metrics_host, options.metrics_port)
+    except OSError as error:
+        raise UsageError(
+            f"--metrics-port {options.metrics_port}: cannot listen on "
+            f"{options.metrics_host}: {error.strerror}."
+        ) from error
+    where = f"metrics on http://{options.metrics_host}:{port}/metrics"
+    print(where, file=unheard(sys.stderr), flush=True)
+    return metrics
+
+
+@app.meta.default
+def _launch(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    config: Annotated[Path | None, Parameter(env_var="LOADCLIENT_CONFIG")] = None,
+) -> int | None:
+    """Read the options' file and the environment, then run the command.
+
+    Parameters
+    ----------
+    config:
+        TOML file with options as keys: conns = 50. It has no tables.
+    """
+    app.config = [Env("LOADCLIENT_", command=False)]
+    if config is not None:
+        app.config = [*app.config, _file(config)]
+    code: int | None = app(tokens, exit_on_error=False, print_error=False)
+    return code
+
+
+def _file(path: Path) -> Dict:
+    try:
+        keys = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f'--config "{path}": {getattr(error, "strerror", error)}.') from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f'--config "{path}": {error}.') from error
+    for key, value in keys.items():
+        if isinstance(value, dict | list):
+            kind = "a table" if isinstance(value, dict) else "an array"
+            raise UsageError(
+                f'--config "{path}": "{key}" is {kind}, and no option is; the options of any '
+                "command are keys of the file itself, such as conns = 50."
+            )
+    return Dict(keys, source=str(path), use_commands_as_keys=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    open_missing()
+    tokens = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app.meta(tokens, exit_on_error=False, print_error=False) or EXIT_OK
+    except cyclopts.CoercionError as error:
+        code = _say(_located(error), EXIT_USAGE)
+    except (cyclopts.CycloptsError, UsageError) as error:
+        code = _say(str(error), EXIT_USAGE)
+    except FAILURES as error:
+        code = _say(str(error), EXIT_FAILURE)
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    sys.exit(code)
+
+
+def _say(sentence: str, code: int) -> int:
+    print(f"loadclient: {' '.join(sentence.split())}", file=unheard(sys.stderr), flush=True)
+    return code
+
+
+def _located(error: cyclopts.CoercionError) -> str:
+    """Return the sentence with its option: cyclopts leaves out the name of a positional one."""
+    sentence = str(error)
+    if error.argument is None or sentence.startswith("Invalid value"):
+        return sentence
+    return f"Invalid value for {error.argument.name}: {sentence}"

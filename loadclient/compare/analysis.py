@@ -1,0 +1,198 @@
+"""From slices to a study: pairs, effects, verdicts, and what each arm did. Pure.
+
+Rule: a pair counts only if both of its slices are valid; one slice of a pair is never used alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from loadclient.compare import fingerprint
+from loadclient.compare.design import comparisons
+from loadclient.compare.statistics import LEAST_PAIRS
+from loadclient.compare.study import (
+    OUTCOMES,
+    PRIMARY,
+    ArmReport,
+    CellReport,
+    Fitness,
+    Kind,
+    Spread,
+)
+from loadclient.compare.verdict import Court, adjusted, fitness, judged, measured
+from loadclient.histogram import Histogram, merged
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from loadclient.compare.study import Arm, Cell, Check, Design, Effect, Outcome, Slice
+
+CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
+Pair = tuple["Slice", "Slice"]
+
+
+def analyse(design: Design, slices: Iterable[Slice]) -> tuple[Fitness, tuple[CellReport, ...]]:
+    """Return what the slices say, cell by cell, in the design's order."""
+    slices = list(slices)
+    court = Court(design, comparisons(design))
+    drafts = [_draft(cell, slices, court) for cell in design.cells]
+    asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
+             if not cell.control}  # fmt: skip
+    corrected = _corrected(list(asked.values()))
+    controls = [draft for draft in drafts if draft.cell not in asked]
+    fit = fitness(controls[0] if controls else None, design.confidence)
+    court = replace(court, unfit=fit.unfit_outcomes)
+    reports = (
+        _report(replace(draft, effects=corrected.get(draft.cell, draft.effects)), cell, court)
+        for draft, cell in zip(drafts, design.cells, strict=True)
+    )
+    return fit, tuple(reports)
+
+
+def _draft(cell: Cell, slices: Sequence[Slice], court: Court) -> CellReport:
+    """Return a cell's report without verdicts."""
+    mine = [one for one in slices if one.cell == cell.name]
+    pairs, because, discarded = paired(mine)
+    a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    checks = (*fingerprint.checks(cell.a, a), *fingerprint.checks(cell.b, b)) if pairs else ()
+    return CellReport(
+        cell=cell.name,
+        pairs=len(pairs),
+        discarded=discarded,
+        discarded_because=because,
+        fingerprint=checks,
+        not_comparable=_obstacle(cell, checks, pairs, discarded),
+        effects=tuple(measured(outcome, _values(outcome, pairs), court) for outcome in OUTCOMES),
+        a=arm_report(cell.a, a),
+        b=arm_report(cell.b, b),
+    )
+
+
+def paired(slices: Iterable[Slice]) -> tuple[list[Pair], dict[str, int], int]:
+    """Return one cell's valid pairs, why the others were discarded, and how many they are."""
+    by_pair: dict[int, dict[str, Slice]] = {}
+    for one in slices:
+        by_pair.setdefault(one.pair, {})[one.arm] = one
+    pairs: list[Pair] = []
+    because: Counter[str] = Counter()
+    discarded = 0
+    for _, arms in sorted(by_pair.items()):
+        if len(arms) < 2:
+            continue  # interrupted; resuming measures it again
+        if all(one.valid for one in arms.values()):
+            pairs.append((arms["a"], arms["b"]))
+            continue
+        discarded += 1
+        because.update({_kind(reason) for one in arms.values() for reason in one.reasons})
+    return pairs, dict(because), discarded
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without its numbers, so that equal reasons can be counted."""
+    return re.sub(r"\d[\d.,]*", "N", reason)
+
+
+def _values(outcome: Outcome, pairs: Iterable[Pair]) -> list[tuple[float, float]]:
+    values = [(a.outcomes.get(outcome.name), b.outcomes.get(outcome.name)) for a, b in pairs]
+    return [(a, b) for a, b in values if a is not None and b is not None]
+
+
+def _obstacle(
+    cell: Cell, checks: Iterable[Check], pairs: Sequence[Pair], discarded: int
+) -> str | None:
+    """Return why the cell cannot be compared, if it cannot."""
+    for check in checks:
+        if not check.holds:
+            return f"{check.arm} was to show {check.claim}, but shows {check.measured}"
+    other = fingerprint.difference(cell, [a for a, _ in pairs], [b for _, b in pairs])
+    if other is not None:
+        return other
+    if len(pairs) < LEAST_PAIRS:
+        return f"only {len(pairs)} valid pairs ({discarded} discarded), {LEAST_PAIRS} are needed"
+    return None
+
+
+def _corrected(drafts: Sequence[CellReport]) -> dict[str, tuple[Effect, ...]]:
+    """Return each comparable cell's effects with the p of each outcome corrected across cells."""
+    effects: dict[str, list[Effect]] = {d.cell: [] for d in drafts if d.not_comparable is None}
+    for place in range(len(OUTCOMES)):
+        row = {d.cell: d.effects[place] for d in drafts if d.cell in effects}
+        for cell, effect in adjusted(row).items():
+            effects[cell].append(effect)
+    return {cell: tuple(row) for cell, row in effects.items()}
+
+
+def _report(draft: CellReport, cell: Cell, court: Court) -> CellReport:
+    """Return the report with its verdicts."""
+    if draft.not_comparable is not None:
+        sentence = f"not comparable ({draft.not_comparable})"
+        effects = tuple(
+            replace(effect, verdict=Kind.NOT_COMPARABLE, sentence=_short(outcome, sentence))
+            if outcome.lower_is_better is not None
+            else effect
+            for outcome, effect in zip(OUTCOMES, draft.effects, strict=True)
+        )
+        return replace(draft, sentence=sentence, effects=effects)
+    effects = tuple(judged(effect, cell, court) for effect in draft.effects)
+    primary = next(effect for effect in effects if effect.outcome == PRIMARY.name)
+    verdict = primary.verdict or Kind.NOT_COMPARABLE
+    return replace(draft, effects=effects, verdict=verdict, sentence=primary.sentence)
+
+
+def _short(outcome: Outcome, sentence: str) -> str:
+    """Return the reason once, at the primary outcome: it is the same for all."""
+    return sentence if outcome is PRIMARY else "not comparable"
+
+
+def arm_report(arm: Arm, slices: Sequence[Slice]) -> ArmReport:
+    """Return what an arm's valid slices did, taken together."""
+    sent = sum(one.sent for one in slices)
+    return ArmReport(
+        name=arm.name,
+        mode=arm.mode,
+        slices=len(slices),
+        outcomes={o.name: spread for o in OUTCOMES if (spread := _spread(o, slices))},
+        latency_curve=_curve(slices),
+        syscalls_per_message=_shares((one.syscalls for one in slices), sent),
+        eagain_per_message=_shares((one.eagain for one in slices), sent),
+        epoll_ctl_per_message=_shares((one.epoll_ctl for one in slices), sent),
+        wakeup_events=_shares(one.wakeup_events for one in slices),
+        batch_messages=_shares(one.batch_messages for one in slices),
+        ledger={
+            "offered": sum(one.offered for one in slices),
+            "sent": sent,
+            "expected": sum(one.expected for one in slices),
+            "received": sum(one.received for one in slices),
+            "lost": sum(sum(one.lost.values()) for one in slices),
+        },
+    )
+
+
+def _spread(outcome: Outcome, slices: Iterable[Slice]) -> Spread | None:
+    values = [v for one in slices if (v := one.outcomes.get(outcome.name)) is not None]
+    if not values:
+        return None
+    return Spread(median=median(values), low=min(values), high=max(values))
+
+
+def _curve(slices: Iterable[Slice]) -> list[list[float]]:
+    stored = [one.latency for one in slices if one.latency]
+    if not stored:
+        return []
+    latency = merged(list(map(Histogram.from_json, stored)))
+    points = ((fraction, latency.percentile(fraction)) for fraction in CURVE)
+    return [[fraction, ns / 1e9] for fraction, ns in points if ns is not None]
+
+
+def _shares(rows: Iterable[dict[str, float]], whole: float | None = None) -> dict[str, float]:
+    """Return the sums of the rows over *whole*, or over their own total."""
+    total: Counter[str] = Counter()
+    for row in rows:
+        for name, number in row.items():
+            total[name] += number  # type: ignore[assignment]  # Counter is typed for int alone
+    divisor = sum(total.values()) if whole is None else whole
+    return {name: number / divisor for name, number in total.items()} if divisor else {}

@@ -1,0 +1,158 @@
+"""Runs a design: daemons up, one slice after the other, each on disk before the next.
+
+Rule: a pair is measured together or again. After an interruption, the pairs that are whole are
+kept and everything else of the plan follows in its order, so nothing tells a resumed study from an
+uninterrupted one but the clock.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from loadclient import server
+from loadclient.compare import store
+from loadclient.compare.design import plan
+from loadclient.compare.slices import slice_of
+from loadclient.daemon import Daemon, running_daemon
+from loadclient.interrupts import InterruptedRunError, Interrupts
+from loadclient.options import Options
+from loadclient.session import perform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from loadclient.compare.design import Block, Step
+    from loadclient.compare.study import Arm, Cell, Design, Slice
+
+CONNECT_SECONDS = 10.0
+DRAIN_SECONDS = 5.0
+
+
+class Daemons(Protocol):
+    """Somebody who has the two daemons of a cell."""
+
+    def up(self, cell: Cell) -> AbstractContextManager[dict[str, Daemon]]:
+        """Return both, by the arm, as long as the block lasts."""
+
+
+class Watcher(Protocol):
+    """Somebody who follows the study: the progress line."""
+
+    def measured(self, one: Slice, left: int) -> None:
+        """Take note of a slice; *left* are still to come."""
+
+
+class OwnDaemons:
+    """Starts fresh daemons for every block."""
+
+    @contextmanager
+    def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
+        """Run both daemons on free ports."""
+        with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder:
+            logs = Path(folder)
+            with (
+                running_daemon(cell.a.mode, logs / "a.log", *_flags(cell.a)) as a,
+                running_daemon(cell.b.mode, logs / "b.log", *_flags(cell.b)) as b,
+            ):
+                yield {"a": a, "b": b}
+
+
+class GivenDaemons:
+    """Uses two daemons that somebody else runs; nothing is restarted."""
+
+    def __init__(self, a: Daemon, b: Daemon) -> None:
+        self._given = {"a": a, "b": b}
+
+    @contextmanager
+    def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
+        """Return both; for the A/A arm the second one twice."""
+        yield {"a": self._given["b"], "b": self._given["b"]} if cell.control else self._given
+
+
+def mode_of(daemon: Daemon) -> str:
+    """Return the mode that a daemon's metrics say.
+
+    Raises ServerUnreadableError.
+    """
+    return server.read(daemon.metrics).mode
+
+
+class Bench:
+    """One study under way."""
+
+    def __init__(self, design: Design, path: Path, daemons: Daemons, watcher: Watcher) -> None:
+        self._design = design
+        self._path = path
+        self._daemons = daemons
+        self._watcher = watcher
+        self._left = 0
+
+    def measure(self, done: Mapping[int, Slice]) -> bool:
+        """Measure what the plan asks for beyond *done*; return whether that was all.
+
+        False means that somebody asked to stop. Raises what a run and the daemons raise.
+        """
+        blocks = [(block, steps) for block in plan(self._design) if (steps := missing(block, done))]
+        self._left = sum(len(steps) for _, steps in blocks)
+        with Interrupts() as interrupts:
+            try:
+                for block, steps in blocks:
+                    self._block(block, steps, interrupts)
+            except InterruptedRunError:
+                return False
+        return True
+
+    def _block(self, block: Block, steps: list[Step], interrupts: Interrupts) -> None:
+        with self._daemons.up(block.cell) as daemons:
+            for step in steps:
+                interrupts.check()
+                one = self._slice(block.cell, step, daemons[step.arm])
+                store.append(self._path, one)
+                self._left -= 1
+                self._watcher.measured(one, self._left)
+
+    def _slice(self, cell: Cell, step: Step, daemon: Daemon) -> Slice:
+        started = time.time()
+        result = perform(load(self._design, cell, step, daemon), daemon.address, [])
+        if result.interrupted:
+            raise InterruptedRunError
+        return slice_of(step, result, started)
+
+
+def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:
+    """Return the steps of a block whose pairs are not whole yet."""
+    broken = {step.pair for step in block.steps if step.index not in done}
+    return [step for step in block.steps if step.pair in broken]
+
+
+def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
+    """Return the options of one slice's run."""
+    shape = cell.shape
+    return Options(
+        conns=shape.conns,
+        rate=shape.rate,
+        senders=shape.senders,
+        slow_readers=shape.slow_readers,
+        slow_reader_rate=shape.slow_reader_rate,
+        never_readers=shape.never_readers,
+        rcvbuf=shape.rcvbuf,
+        burst=shape.burst,
+        procs=shape.procs,
+        msg_bytes=cell.msg_bytes,
+        duration=design.slice_seconds,
+        warmup=design.settle_seconds,
+        connect_timeout=CONNECT_SECONDS,
+        drain_timeout=DRAIN_SECONDS,
+        server_metrics=daemon.metrics,
+        run_id=f"slice-{step.index}",
+        quiet=True,
+    )
+
+
+def _flags(arm: Arm) -> list[str]:
+    return [word for name, value in arm.options.items() for word in (f"--{name}", value)]

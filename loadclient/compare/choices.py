@@ -1,0 +1,258 @@
+"""What `loadclient compare` can be told, and the design that follows from it."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter, validators
+
+from loadclient.compare import design as designs
+from loadclient.compare.bench import mode_of
+from loadclient.compare.study import Arm, Design, Shape
+from loadclient.compare.studyfile import design_of
+from loadclient.daemon import Daemon
+from loadclient.options import UsageError, finite, whole
+from loadclient.runner import resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from cyclopts import Token
+
+    from loadclient.compare.study import Cell
+
+SEEDS = 2**31
+NUMBERS = ("pairs", "slice_seconds", "settle_seconds", "seed")  # that may be changed in any design
+
+
+def sizes(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Read message sizes, separated by commas. Raises ValueError."""
+    found = []
+    for word in tokens[0].value.split(","):
+        if not word.strip().isdecimal() or not 32 <= int(word) <= 1 << 20:
+            raise ValueError(f'"{word}" is not a whole number from 32 to 1048576')
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
+
+
+def drains(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Read read policies, separated by commas. Raises ValueError."""
+    return _words(tokens[0].value, designs.DRAINS)
+
+
+def modes(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Read two modes, separated by a comma. Raises ValueError."""
+    words = _words(tokens[0].value, designs.MODES)
+    if len(words) != 2:
+        raise ValueError(f'"{tokens[0].value}" is not two different modes, such as et,lt')
+    return words
+
+
+def _words(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    words = tuple(word.strip() for word in text.split(","))
+    for word in words:
+        if word not in known:
+            raise ValueError(f'"{word}" is not one of {", ".join(known)}')
+    return tuple(dict.fromkeys(words))
+
+
+def _list(converter: Callable[[Any, Sequence[Token]], tuple[Any, ...]]) -> Parameter:
+    """Take one word with commas in it, also from the environment, where spaces would split it."""
+    return Parameter(converter=converter, n_tokens=1, negative="", env_var_split=_one_word)
+
+
+def _one_word(_type: Any, text: str, *, delimiter: str | None) -> list[str]:
+    return [text] if delimiter is None else text.split(delimiter)
+
+
+def _int(least: int, most: int) -> Parameter:
+    return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
+
+
+def _float(least: float, most: float) -> Parameter:
+    return Parameter(converter=finite, validator=validators.Number(gte=least, lte=most))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """What is compared, how often, and where the results go."""
+
+    preset: Literal["quick", "full", "original"] = "full"
+    """quick: three questions, about three minutes. full: 20 cells, about half an hour. original:
+    the original's load and score, and what they hide, about ten minutes."""
+    quick: Annotated[bool, Parameter(negative="")] = False
+    """The same as --preset quick."""
+    study: Path | None = None
+    """Take the cells from this TOML file instead of a preset."""
+    resume: Path | None = None
+    """Go on with the study whose raw slices are in this file."""
+    modes: Annotated[tuple[str, ...], _list(modes)] = designs.MODES
+    """Which mode over which."""
+    msg_bytes: Annotated[tuple[int, ...] | None, _list(sizes)] = None
+    """Message sizes, as in 64,512: one cell for each size and read policy instead of a preset's."""
+    drain: Annotated[tuple[str, ...] | None, _list(drains)] = None
+    """Read policies: usual, each mode's own; eagain or short-read, the same for both."""
+    conns: Annotated[int | None, _int(2, 100_000)] = None
+    """Connections of such cells; all of them talk and listen. Default: 100."""
+    rate: Annotated[float | None, _float(0.001, 100_000)] = None
+    """Messages per second of each of them. Default: 50."""
+    pairs: Annotated[int | None, _int(1, 1000)] = None
+    """Pairs of slices in each cell. Default: 10."""
+    slice_seconds: Annotated[float | None, _float(0.5, 3600)] = None
+    """Seconds measured in each slice. Default: the preset's."""
+    settle_seconds: Annotated[float | None, _float(0, 600)] = None
+    """Seconds of load before that, which are not counted. Default: the preset's."""
+    seed: Annotated[int | None, _int(0, 2**63)] = None
+    """Decides the order of everything. Default: drawn, and reported."""
+    probe: bool = True
+    """Ask the kernel too, in slices of their own at the end, where etlt-probe can run."""
+    a: str | None = None
+    """HOST:PORT of a daemon of yours, to compare instead of starting any; needs the other three."""
+    a_metrics: str | None = None
+    """URL of its /metrics."""
+    b: str | None = None
+    """HOST:PORT of the other one."""
+    b_metrics: str | None = None
+    """URL of its /metrics."""
+    raw: Path | None = None
+    """File for the raw slices as JSON lines. Default: report/compare-TIME.jsonl."""
+    json: Path | None = None
+    """File for the study as JSON. Default: like the raw slices', ending in .json."""
+    html: Path | None = None
+    """File for the report as one HTML page."""
+    quiet: Annotated[bool, Parameter(negative="")] = False
+    """Print no progress and no report."""
+
+
+DEFAULTS = CompareOptions()
+
+
+def decided(options: CompareOptions, given: list[list[str]]) -> Design:
+    """Return the design that the options describe.
+
+    Raises UsageError.
+    """
+    design = _of_study(options, given) if options.study else _of_preset(options, given)
+    numbers = {name: getattr(options, name) for name in NUMBERS}
+    design = replace(design, **{k: v for k, v in numbers.items() if v is not None})
+    design = designs.with_control(design)
+    return _of_given(design, given) if given else design
+
+
+def _of_study(options: CompareOptions, given: list[list[str]]) -> Design:
+    """Return the design of a file; the options may change its numbers, not its cells."""
+    assert options.study is not None  # noqa: S101 - that is why we are here
+    default = CompareOptions()
+    for name in ("quick", "preset", "modes", "msg_bytes", "drain", "conns", "rate"):
+        if getattr(options, name) != getattr(default, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: the cells are in the --study file; leave it out."
+            )
+    if given:
+        raise UsageError("--a: the cells are in the --study file; leave the addresses out.")
+    tables = _tables(options.study)
+    design = design_of(tables, options.study.stem)
+    return design if "seed" in tables else replace(design, seed=_drawn_seed())
+
+
+def _of_preset(options: CompareOptions, given: list[list[str]]) -> Design:
+    """Return a preset's design, or its numbers with the cells that the options name."""
+    is_quick = options.quick or options.preset == "quick"
+    design = replace(designs.quick() if is_quick else designs.full(), seed=_drawn_seed())
+    asked = (options.msg_bytes, options.drain, options.conns, options.rate)
+    if given or any(value is not None for value in asked):
+        design = replace(design, cells=_cells(options), preset=f"{design.preset}, own cells")
+    if options.modes != designs.MODES:
+        turned = [replace(c, a=c.b, b=c.a) for c in design.cells if not c.control]
+        design = replace(design, cells=tuple(turned))
+    return design
+
+
+def _drawn_seed() -> int:
+    return secrets.randbelow(SEEDS)
+
+
+def _cells(options: CompareOptions) -> tuple[Cell, ...]:
+    talk = designs.ALL_TALK
+    conns, rate = options.conns or talk.conns, options.rate or talk.rate
+    shape = talk
+    if (conns, rate) != (talk.conns, talk.rate):
+        shape = Shape(name=f"{conns} x {rate:g}/s", conns=conns, rate=rate)
+    return designs.factorial(options.msg_bytes or (64,), options.drain or ("usual",), shape)
+
+
+def _tables(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f'--study "{path}": {reason}.') from error
+
+
+# Daemons of somebody else.
+
+
+def given(options: CompareOptions) -> list[list[str]]:
+    """Return the addresses and metrics of the two daemons, if any are given."""
+    values = (options.a, options.a_metrics, options.b, options.b_metrics)
+    if not any(values):
+        return []
+    a, a_metrics, b, b_metrics = values
+    if not (a and a_metrics and b and b_metrics):
+        raise UsageError("--a, --a-metrics, --b, --b-metrics: give all four, or none.")
+    if options.drain is not None or options.modes != designs.MODES:
+        raise UsageError("--drain, --modes: a daemon of yours decides them itself; leave them out.")
+    for name, url in (("--a-metrics", a_metrics), ("--b-metrics", b_metrics)):
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f'{name} "{url}": must begin with http:// or https://.')
+    for name, address in (("--a", a), ("--b", b)):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+            raise UsageError(f'{name} "{address}": must be HOST:PORT.')
+    return [[a, a_metrics], [b, b_metrics]]
+
+
+def _of_given(design: Design, given: list[list[str]]) -> Design:
+    """Return the design with arms named by what the daemons say they are."""
+    found = [mode_of(daemon) for daemon in reached(given)]
+    names = found if found[0] != found[1] else [f"a ({found[0]})", f"b ({found[1]})"]
+    a, b = (Arm(name=name, mode=mode) for name, mode in zip(names, found, strict=True))
+    cells = [
+        replace(cell, name=cell.name.removesuffix(", usual"), drain="own", a=a, b=b)
+        for cell in design.cells
+        if not cell.control
+    ]
+    return designs.with_control(replace(design, cells=tuple(cells)))
+
+
+def reached(given: list[list[str]]) -> list[Daemon]:
+    """Return the daemons at these addresses.
+
+    Raises CannotRunError if there is no such host.
+    """
+    daemons = []
+    for address, metrics in given:
+        host, _, port = address.rpartition(":")
+        daemons.append(Daemon(0, resolve(host.strip("[]"), int(port)), metrics))
+    return daemons
+
+
+def spelt(options: CompareOptions, seed: int | None) -> str:
+    """Return the command that would do the same again."""
+    words = ["loadclient", "compare"]
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if f.name in {"raw", "json", "html", "quiet", "seed"} or value == f.default:
+            continue
+        words.append(f"--{f.name.replace('_', '-')}")
+        if value is False:
+            words[-1] = f"--no-{f.name.replace('_', '-')}"
+        elif value is not True:
+            words.append(",".join(map(str, value)) if isinstance(value, tuple) else str(value))
+    return shlex.join([*words, *([] if seed is None else ["--seed", str(seed)])])

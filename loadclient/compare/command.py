@@ -1,0 +1,298 @@
+"""`loadclient compare`: options in, a study on disk and in words, exit code out.
+
+Rule: what decides the study (its cells, pairs, seed) is fixed and on disk before the first slice;
+resuming takes it from there and from nowhere else.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from loadclient.compare import choices, original, report, store
+from loadclient.compare import design as designs
+from loadclient.compare.analysis import analyse
+from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, load
+from loadclient.compare.probing import ask_the_kernel
+from loadclient.compare.progress import StudyProgress, spoken
+from loadclient.compare.study import Design, Kind, Study
+from loadclient.crew import WorkerDiedError
+from loadclient.daemon import Daemon, DaemonFailedError
+from loadclient.environment import Contention, describe
+from loadclient.options import UsageError, check
+from loadclient.runner import CannotRunError
+from loadclient.server import ServerUnreadableError
+from loadclient.session import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from loadclient.compare.bench import Daemons
+    from loadclient.compare.choices import CompareOptions
+    from loadclient.compare.study import Cell, KernelCounts, OriginalRow
+
+EXIT_OK = 0
+EXIT_NOTHING_COMPARABLE = 4
+EXIT_INTERRUPTED = 130
+SEEDS = 2**31
+ABOUT_THE_REPORT = ("json", "html", "quiet")
+FOLDER = Path("report")
+NOTES = (
+    """Client and server share this machine and its loopback: no network, and each takes processor
+    time from the other. Another machine, another daemon, another load may answer otherwise.""",
+    """Offered load is fixed. Where both deliver all of it, equal delivered rates are the input.""",
+    """"usual" compares the modes as each is usually run, that is with different read policies; only
+    "eagain" and "short-read" compare the modes alone.""",
+    """CPU is the daemon's own (getrusage) and includes a few scrapes of its metrics a slice, in
+    both arms alike. Times and costs come from slices without the kernel's probe, which slows
+    what it watches by the call: it would make the mode with more calls look worse.""",
+)
+FAILURES = (CannotRunError, DaemonFailedError, ServerUnreadableError, WorkerDiedError, OSError)
+
+
+NOT_ABOUT_THE_STUDY = {"resume", *ABOUT_THE_REPORT}
+
+
+def compare(options: CompareOptions) -> int:
+    """Do what the options say.
+
+    Raises UsageError, and what runs and daemons raise.
+    """
+    contention = Contention.now()
+    if options.quick and options.preset not in {"full", "quick"}:
+        raise UsageError(f"--quick: it contradicts --preset {options.preset}.")
+    if options.html is not None:
+        _check_folder("--html", options.html)
+        _page_writer()
+    if options.preset == "original":
+        return _original(options, contention)
+    path, raw = _resumed(options) if options.resume else _begun(options)
+    try:
+        complete = _measured(options, path, raw)
+        kernel: tuple[KernelCounts, ...] = ()
+        if complete and raw.header.probe:
+            kernel, complete = ask_the_kernel(raw.header.design, OwnDaemons(), _teller(options))
+    except FAILURES:
+        _say_how_to_resume(path)
+        raise
+    study = assemble(store.read(path), kernel, complete=complete, contention=contention)
+    _report(options, study, _result_path(options, path))
+    if not complete:
+        _say_how_to_resume(path)
+        return EXIT_INTERRUPTED
+    return exit_code(study)
+
+
+def _measured(options: CompareOptions, path: Path, raw: store.Raw) -> bool:
+    """Measure what is missing; return whether that was all."""
+    design, done = raw.header.design, raw.slices
+    slices = 2 * design.pairs * len(design.cells)
+    probing = designs.probing_seconds(design) if raw.header.probe else 0.0
+    expected = designs.expected_seconds(design) * (1 - len(done) / slices)
+    _teller(options)(
+        f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} of "
+        f"them done, about {spoken(expected + probing)}; raw slices in {path}"
+    )
+    stream = None if options.quiet else sys.stderr
+    with StudyProgress(stream, slices, len(done), expected, afterwards=probing) as progress:
+        return Bench(design, path, _daemons(raw.header), progress).measure(done)
+
+
+def exit_code(study: Study) -> int:
+    """Return what a finished study tells the shell."""
+    asked = {cell.name for cell in study.design.cells if not cell.control}
+    verdicts = [report.verdict for report in study.cells if report.cell in asked]
+    nothing = all(verdict is Kind.NOT_COMPARABLE for verdict in verdicts)
+    return EXIT_NOTHING_COMPARABLE if nothing else EXIT_OK
+
+
+def assemble(
+    raw: store.Raw, kernel: tuple[KernelCounts, ...], *, complete: bool, contention: Contention
+) -> Study:
+    """Return the study of the slices so far."""
+    slices = tuple(one for _, one in sorted(raw.slices.items()))
+    fitness, cells = analyse(raw.header.design, slices)
+    return Study(
+        study_id=raw.header.study_id,
+        started=raw.header.started,
+        finished=time.time(),
+        complete=complete,
+        command=raw.header.command,
+        design=raw.header.design,
+        environment=describe(contention),
+        fitness=fitness,
+        cells=cells,
+        kernel=kernel,
+        notes=tuple(map(_line, NOTES)),
+        slices=slices,
+    )
+
+
+def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
+    """Fix the study and write it down, before anything is measured."""
+    given = choices.given(options)
+    design = choices.decided(options, given)
+    for sentence in designs.doubts(design):
+        raise UsageError(sentence)
+    for cell in design.cells:
+        _check_cell(design, cell)
+    header = store.Header(
+        study_id=time.strftime("%Y%m%d-%H%M%S"),
+        started=time.time(),
+        command=choices.spelt(options, design.seed),
+        design=design,
+        probe=options.probe and not given,
+        addresses=given,
+    )
+    path = options.raw or FOLDER / f"compare-{header.study_id}.jsonl"
+    _check_folder("--raw", path)
+    _check_folder("--json", _result_path(options, path))
+    store.begin(path, header)
+    return path, store.Raw(header, {})
+
+
+def _check_cell(design: Design, cell: Cell) -> None:
+    """Refuse a load that contradicts itself, before any daemon is started."""
+    nowhere = Daemon(0, ("", 0), "http://")
+    try:
+        check(load(design, cell, designs.Step(0, cell.name, 0, "a"), nowhere))
+    except UsageError as error:
+        raise UsageError(f"{cell.name}: {error}") from error
+
+
+def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
+    _refuse(options, {"resume", *ABOUT_THE_REPORT}, "a resumed study is already decided")
+    assert options.resume is not None  # noqa: S101 - that is why we are here
+    raw = store.read(options.resume)
+    _check_folder("--json", _result_path(options, options.resume))
+    store.mend(options.resume)
+    return options.resume, raw
+
+
+def _refuse(options: CompareOptions, meant: Iterable[str], why: str) -> None:
+    """Refuse every option that says nothing here."""
+    for f in fields(options):
+        if f.name not in meant and getattr(options, f.name) != f.default:
+            raise UsageError(f"--{f.name.replace('_', '-')}: {why}; leave it out.")
+
+
+def _daemons(header: store.Header) -> Daemons:
+    return GivenDaemons(*choices.reached(header.addresses)) if header.addresses else OwnDaemons()
+
+
+# The original's table.
+
+
+def _original(options: CompareOptions, contention: Contention) -> int:
+    """Redo the original's table; there is nothing to resume, each line stands for itself."""
+    meant = {"preset", *ABOUT_THE_REPORT, "slice_seconds", "conns", "rate", "msg_bytes"}
+    _refuse(options, meant, "it means nothing with --preset original")
+    usual = original.Load()
+    asked = original.Load(
+        conns=options.conns or usual.conns,
+        rate=options.rate or usual.rate,
+        seconds=options.slice_seconds or usual.seconds,
+        sizes=options.msg_bytes or usual.sizes,
+    )
+    started = time.time()
+    study_id = time.strftime("%Y%m%d-%H%M%S")
+    path = options.json or FOLDER / f"original-{study_id}.json"
+    _check_folder("--json", path)
+    rows, complete = _original_rows(options, asked)
+    study = Study(
+        study_id=study_id,
+        started=started,
+        finished=time.time(),
+        complete=complete,
+        command=choices.spelt(options, None),
+        design=Design(preset="original", seed=0),
+        environment=describe(contention),
+        original=rows,
+        notes=tuple(map(_line, original.NOTES)),
+    )
+    _report(options, study, path)
+    return EXIT_OK if complete else EXIT_INTERRUPTED
+
+
+def _original_rows(
+    options: CompareOptions, asked: original.Load
+) -> tuple[tuple[OriginalRow, ...], bool]:
+    """Return the lines, and whether they are all."""
+    rows: list[OriginalRow] = []
+    end = time.monotonic() + original.expected_seconds(asked)
+
+    tell = _teller(options)
+
+    def say(what: str) -> None:
+        tell(f"{what}; about {spoken(end - time.monotonic())} left")
+
+    try:
+        for row in original.rows(asked, say):
+            rows.append(row)  # noqa: PERF402 - those before an interruption are kept
+    except (original.OriginalInterruptedError, KeyboardInterrupt):
+        return tuple(rows), False
+    return tuple(rows), True
+
+
+# What is said and where it goes.
+
+
+def _result_path(options: CompareOptions, raw: Path) -> Path:
+    return options.json or raw.with_suffix(".json")
+
+
+def _check_folder(option: str, path: Path) -> None:
+    """Refuse a file that could not be written, before anything is measured."""
+    if path.parent == FOLDER:
+        FOLDER.mkdir(exist_ok=True)
+    if not path.parent.is_dir():
+        raise UsageError(f'{option} "{path}": the folder "{path.parent}" does not exist.')
+
+
+def _report(options: CompareOptions, study: Study, path: Path) -> None:
+    """Write and print the study in all its forms."""
+    write_whole(path, study.to_json())
+    if options.html is not None:
+        _page_writer()(study, options.html)
+    if options.quiet:
+        return
+    console = Console(highlight=False)
+    sys.stdout.write(report.text(study, console.width if console.is_terminal else report.WIDTH))
+    sys.stdout.flush()
+
+
+def _page_writer() -> Callable[[Study, Path], None]:
+    """Return what draws the page.
+
+    Raises UsageError if what it draws with is not installed.
+    """
+    try:
+        from loadclient.compare.html import write_html  # noqa: PLC0415 - it is slow to import
+    except ModuleNotFoundError as error:
+        raise UsageError(f'--html: the package "{error.name}" is not installed.') from error
+    return write_html
+
+
+def _teller(options: CompareOptions) -> Callable[[str], None]:
+    """Return how to say something that the user may have asked not to hear."""
+    return (lambda _sentence: None) if options.quiet else _say
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.flush()
+
+
+def _say_how_to_resume(path: Path) -> None:
+    command = shlex.join(["loadclient", "compare", "--resume", str(path)])
+    _say(f"the slices so far are in {path}; go on with: {command}")
+
+
+def _line(paragraph: str) -> str:
+    return " ".join(paragraph.split())

@@ -1,0 +1,81 @@
+"""Asks the kernel, in slices of their own, what each arm's daemon asked of it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from loadclient import server
+from loadclient.compare.bench import load
+from loadclient.compare.design import probed
+from loadclient.compare.study import KernelCounts
+from loadclient.interrupts import InterruptedRunError, Interrupts
+from loadclient.kernel import KernelWitness, of_the_kernel
+from loadclient.session import perform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadclient.compare.bench import Daemons
+    from loadclient.compare.design import Step
+    from loadclient.compare.study import Cell, Design
+    from loadclient.daemon import Daemon
+
+REST_SECONDS = 5.0
+POLL_SECONDS = 0.02
+
+
+def ask_the_kernel(
+    design: Design, daemons: Daemons, say: Callable[[str], None]
+) -> tuple[tuple[KernelCounts, ...], bool]:
+    """Ask about every arm of every question; return the answers, and whether they are all.
+
+    Where the kernel cannot be asked once it is not asked again. Raises what runs and daemons raise.
+    """
+    heard: list[KernelCounts] = []
+    with Interrupts() as interrupts:
+        try:
+            for block in probed(design):
+                say(f"asking the kernel about {block.cell.name}")
+                with daemons.up(block.cell) as up:
+                    for step in block.steps:
+                        interrupts.check()
+                        heard.append(_ask(design, block.cell, step, up[step.arm]))
+                        if heard[-1].unavailable:
+                            return tuple(heard), True
+        except InterruptedRunError:
+            return tuple(heard), False
+    return tuple(heard), True
+
+
+def _ask(design: Design, cell: Cell, step: Step, daemon: Daemon) -> KernelCounts:
+    """Load *daemon* once more, with the probe attached.
+
+    Raises InterruptedRunError, and what runs raise.
+    """
+    with KernelWitness(daemon.pid) as witness:
+        if witness.unavailable:
+            return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
+        before = server.read(daemon.metrics)
+        result = perform(load(design, cell, step, daemon), daemon.address, [])
+        if result.interrupted:
+            raise InterruptedRunError
+        _await_departure(daemon)
+        after = server.read_at_rest(daemon.metrics, REST_SECONDS)
+    counters = after.since(before)
+    quantities = of_the_kernel(counters, witness.report)
+    return KernelCounts(
+        cell=cell.name,
+        arm=step.arm,
+        messages=server.count(counters, "messages_received_total"),
+        kernel={q.name: q.kernel for q in quantities if q.kernel is not None},
+        daemon={q.name: q.daemon for q in quantities if q.daemon is not None},
+        unavailable=witness.unavailable,
+    )
+
+
+def _await_departure(daemon: Daemon) -> None:
+    """Wait until the daemon has closed our connections: those calls count too."""
+    deadline = time.monotonic() + REST_SECONDS
+    while server.read(daemon.metrics).gauges["connections"] and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,236 @@
+"""A study in words and tables, for people. Pure: a record in, text out.
+
+Rule: the doubts come first. Whether the machine is fit is said before anybody is called better.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from loadclient.compare.study import OUTCOMES, PRIMARY
+from loadclient.compare.verdict import OUTCOME, interval
+from loadclient.report import duration, figure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loadclient.compare.study import ArmReport, CellReport, Study
+
+WIDTH = 118  # where no terminal says how wide it is
+SEEN_BY_THE_KERNEL = (
+    "wakeups", "recvfrom", "recvfrom that found nothing", "sendto", "sendmsg", "epoll_ctl mod",
+)  # fmt: skip
+
+
+def text(study: Study, width: int = WIDTH) -> str:
+    """Return the whole report."""
+    console = Console(file=io.StringIO(), width=width, highlight=False)
+    for part in _parts(study):
+        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+    file = console.file
+    assert isinstance(file, io.StringIO)  # noqa: S101 - as given above
+    return file.getvalue()
+
+
+def _parts(study: Study) -> Iterator[str | Table]:
+    yield _heading(study)
+    if study.cells:
+        yield study.fitness.sentence
+        yield ""
+        yield _verdicts(study)
+        yield _costs(study)
+        yield _mechanisms(study)
+        if any(one.kernel for one in study.kernel):
+            yield _kernel_counts(study)
+        yield "\n".join(_remarks(study))
+    if study.original:
+        yield from _original(study)
+    yield "\n".join(f"- {note}" for note in study.notes)
+
+
+def _heading(study: Study) -> str:
+    design = study.design
+    machine = study.environment
+    state = "" if study.complete else ", NOT FINISHED: nothing below is final"
+    where = (
+        f"machine: {machine.get('cpu')}, {machine.get('usable_cores')} of "
+        f"{machine.get('cores')} cores, Linux {machine.get('kernel')}, {machine.get('python')}"
+    )
+    lines = [
+        f"comparison {study.study_id} ({design.preset}, seed {design.seed}{state})",
+        f"command: {study.command}",
+        where,
+    ]
+    if design.cells:
+        lines.append(
+            f"design: {len(design.cells)} cells x {design.pairs} pairs of slices of "
+            f"{design.slice_seconds:g} s, fresh daemons every {design.pairs_per_daemon} pairs, "
+            f"intervals {design.confidence:.0%}, Holm across cells"
+        )
+    return "\n".join(lines)
+
+
+def _verdicts(study: Study) -> Table:
+    table = Table(title="verdicts: ratio a over b (interval)", title_justify="left")
+    table.add_column("cell")
+    table.add_column("measure")
+    table.add_column("ratio", justify="right")
+    table.add_column("verdict")
+    for report in study.cells:
+        name = f"{report.cell}\n{report.a.name} over {report.b.name}, {report.pairs} pairs"
+        for effect in report.effects:
+            if OUTCOME[effect.outcome].lower_is_better is None:
+                continue
+            title = OUTCOME[effect.outcome].title
+            table.add_row(name, title, interval(effect), effect.sentence)
+            name = ""
+        table.add_section()
+    return table
+
+
+def _costs(study: Study) -> Table:
+    table = Table(title="medians of the slices", title_justify="left")
+    table.add_column("cell")
+    table.add_column("arm")
+    judged = [outcome for outcome in OUTCOMES if outcome.lower_is_better is not None]
+    for outcome in judged:
+        unit = "" if outcome.in_seconds else f"\n{outcome.unit}"
+        table.add_column(f"{outcome.title}{unit}", justify="right")
+    table.add_column("delivered", justify="right")
+    for report in study.cells:
+        for name, arm in ((report.cell, report.a), ("", report.b)):
+            figures = [_median(arm, outcome.name) for outcome in judged]
+            table.add_row(name, arm.name, *figures, _delivered(arm))
+    return table
+
+
+def _mechanisms(study: Study) -> Table:
+    table = Table(title="what the daemons did, per message", title_justify="left")
+    table.add_column("cell")
+    table.add_column("arm")
+    kinds = ("epoll_wait", "recvfrom", "sendto", "sendmsg")
+    for name in (*kinds, "EAGAIN reads", "MODs", "events\nper wakeup", "messages\nper batch"):
+        table.add_column(name, justify="right")
+    for report in study.cells:
+        for name, arm in ((report.cell, report.a), ("", report.b)):
+            table.add_row(
+                name,
+                arm.name,
+                *(figure(arm.syscalls_per_message.get(kind)) for kind in kinds),
+                figure(arm.eagain_per_message.get("recvfrom")),
+                figure(arm.epoll_ctl_per_message.get("mod")),
+                _median(arm, "events_per_wakeup"),
+                _median(arm, "messages_per_batch"),
+            )
+    return table
+
+
+def _kernel_counts(study: Study) -> Table:
+    title = "what the kernel saw, per message, from slices of its own"
+    table = Table(title=title, title_justify="left")
+    table.add_column("cell")
+    table.add_column("arm")
+    for name in SEEN_BY_THE_KERNEL:
+        table.add_column(name.replace(" that ", "\nthat "), justify="right")
+    table.add_column("counts equal\nto the daemon's", justify="right")
+    arms = {(r.cell, side): arm.name for r in study.cells for side, arm in (("a", r.a), ("b", r.b))}
+    for one in study.kernel:
+        if one.kernel and one.messages:
+            each = [figure(one.kernel[name] / one.messages) for name in SEEN_BY_THE_KERNEL]
+            agreed = f"{len(one.kernel) - len(one.contradictions)} of {len(one.kernel)}"
+            cell = one.cell if one.arm == "a" else ""
+            table.add_row(cell, arms[one.cell, one.arm], *each, agreed)
+    return table
+
+
+def _median(arm: ArmReport, outcome: str) -> str:
+    spread = arm.outcomes.get(outcome)
+    if spread is None:
+        return "-"
+    return duration(spread.median) if OUTCOME[outcome].in_seconds else figure(spread.median)
+
+
+def _delivered(arm: ArmReport) -> str:
+    expected = arm.ledger.get("expected", 0)
+    return f"{arm.ledger['received'] / expected:.6f}" if expected else "-"
+
+
+def _remarks(study: Study) -> Iterator[str]:
+    yield f"The verdict of a cell is that of its {PRIMARY.title}."
+    for report in study.cells:
+        yield from _discarded(report)
+        for check in report.fingerprint:
+            if not check.holds:
+                yield f"{report.cell}: {check.arm}: not so: {check.claim} ({check.measured})"
+    held = sum(check.holds for report in study.cells for check in report.fingerprint)
+    asked = sum(len(report.fingerprint) for report in study.cells)
+    for one in study.kernel:
+        if one.unavailable:
+            yield f"the kernel was not asked: {one.unavailable}"
+        for name in one.contradictions:
+            yield (
+                f"{one.cell}: the kernel counts {one.kernel[name]:.0f} {name}, "
+                f"the daemon {one.daemon.get(name, 0):.0f}"
+            )
+    yield f"fingerprints: {held} of {asked} signs of the modes hold"
+
+
+def _discarded(report: CellReport) -> Iterator[str]:
+    if report.discarded:
+        why = "; ".join(f"{n} x {reason}" for reason, n in report.discarded_because.items())
+        yield f"{report.cell}: {report.discarded} pairs discarded ({why})"
+
+
+def _original(study: Study) -> Iterator[str | Table]:
+    score = Table(title="the original's score, receiving off", title_justify="left")
+    for name in ("size", "server", "sent, msg/s", '"bytes/s" (kB/s)', "published: msg/s"):
+        score.add_column(name, justify="left" if name == "server" else "right")
+    hidden = Table(title="what that score hides, when the sending ends", title_justify="left")
+    for name in (
+        "size", "server", "messages\nprocessed", "unread\nat the server",
+        "in the clients'\nsend buffers", "in the server's\noutboxes", "copies\ndropped",
+        "unread\nat the clients",
+    ):  # fmt: skip
+        hidden.add_column(name, justify="left" if name == "server" else "right")
+    read = Table(title="the same load, everybody reading", title_justify="left")
+    for name in ("size", "server", "delivered/s", "delivery ratio", "valid"):
+        read.add_column(name, justify="left" if name in {"server", "valid"} else "right")
+    for row in study.original:
+        line = (f"{row.msg_bytes} B", row.server)
+        score.add_row(
+            *line,
+            f"{row.sent_per_second:,.0f}",
+            f"{row.kilobytes_per_second:,.1f}",
+            figure(row.published_sent_per_second),
+        )
+        hidden.add_row(
+            *line,
+            figure(row.processed),
+            size(row.unread_at_server_bytes),
+            size(row.in_send_buffers_bytes),
+            size(row.outbox_bytes),
+            figure(row.dropped),
+            size(row.unread_at_clients_bytes),
+        )
+        if row.delivery_ratio is not None:
+            valid = "yes" if row.reading_valid else f"no: {'; '.join(row.reading_reasons)}"
+            read.add_row(
+                *line, figure(row.delivered_per_second), f"{row.delivery_ratio:.6f}", valid
+            )
+    yield score
+    yield hidden
+    yield read
+
+
+def size(number: float | None) -> str:
+    """Return a number of bytes with three digits and its unit."""
+    if number is None:
+        return "-"
+    for unit, width in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if number >= width:
+            return f"{number / width:.3g} {unit}"
+    return f"{number:.0f} B"

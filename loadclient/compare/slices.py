@@ -1,0 +1,117 @@
+"""From one run to one slice: the figures that are compared, and the reasons to discard it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from loadclient.compare.study import OUTCOMES, Slice
+from loadclient.server import count
+from loadclient.verdict import BUSY_SHARE, STEAL_SHARE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from loadclient.compare.design import Step
+    from loadclient.result import RunResult
+    from loadclient.server import Counters
+
+LEAST_SENT = 0.99  # of the offered messages: below, the arms were not loaded alike
+CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
+
+
+def slice_of(step: Step, result: RunResult, started: float) -> Slice:
+    """Return the slice that *step* asked for, from its run."""
+    server = result.server or {}
+    counters: Counters = server.get("counters", {})
+    reasons = list(dict.fromkeys((*result.invalid_reasons, *_gates(result))))
+    return Slice(
+        index=step.index,
+        cell=step.cell,
+        pair=step.pair,
+        arm=step.arm,
+        started=started,
+        mode=result.mode,
+        valid=not reasons,
+        reasons=reasons,
+        warnings=result.warnings,
+        seconds=result.elapsed_seconds,
+        offered=result.messages_offered,
+        sent=result.messages_sent,
+        expected=result.messages_expected,
+        received=result.messages_received,
+        lost=result.lost_by_reason,
+        outcomes=_outcomes(result, counters),
+        syscalls=_row(counters, "syscalls_total"),
+        eagain=_row(counters, "syscall_eagain_total"),
+        epoll_ctl=_row(counters, "epoll_ctl_total"),
+        epoll_events=_row(counters, "epoll_events_total"),
+        revisits=count(counters, "revisits_total"),
+        wakeup_events=_buckets(_row(counters, "wakeup_events_bucket")),
+        batch_messages=_buckets(_row(counters, "batch_messages_bucket")),
+        latency=result.histograms.get("latency", {}),
+        build=server.get("build", {}),
+        config=server.get("config", {}),
+        conditions={
+            **{name: result.environment.get(name) for name in CONDITIONS},
+            "client_cpu_share": result.client.get("busiest_cpu_share"),
+        },
+    )
+
+
+def _gates(result: RunResult) -> Iterator[str]:
+    """Yield what makes a run that is valid by itself no fair slice."""
+    if result.server is None:
+        yield "the daemon's counters were not joined"
+    if result.messages_sent < LEAST_SENT * result.messages_offered:
+        yield "less than 99 % of the offered messages were sent"
+    share = result.client.get("busiest_cpu_share")
+    if isinstance(share, float) and share > BUSY_SHARE:
+        yield f"a worker of the client used {share:.0%} of a core"
+    steal = result.environment.get("steal_share")
+    if isinstance(steal, float) and steal > STEAL_SHARE:
+        yield f"the hypervisor took {steal:.0%} of the processors' time"
+
+
+def _outcomes(result: RunResult, counters: Counters) -> dict[str, float | None]:
+    messages = result.messages_sent
+    latency = result.latency_seconds or {}
+    wakeups = count(counters, "epoll_wakeups_total")
+    figures = {
+        "cpu_ns_per_delivery": _over(
+            count(counters, "cpu_seconds_total") * 1e9, result.messages_received
+        ),
+        "latency_p50_seconds": latency.get("p50"),
+        "latency_p99_seconds": latency.get("p99"),
+        "deliveries_per_second": result.deliveries_per_second,
+        "wakeups_per_message": _over(wakeups, messages),
+        "syscalls_per_message": _over(count(counters, "syscalls_total"), messages),
+        "eagain_reads_per_message": _over(
+            count(counters, "syscall_eagain_total", "recvfrom"), messages
+        ),
+        "mods_per_message": _over(count(counters, "epoll_ctl_total", "mod"), messages),
+        "events_per_wakeup": _over(count(counters, "epoll_events_total"), wakeups),
+        "messages_per_batch": _over(
+            count(counters, "batch_messages_sum"), count(counters, "batch_messages_count")
+        ),
+    }
+    return {outcome.name: figures[outcome.name] for outcome in OUTCOMES}
+
+
+def _over(amount: float, divisor: float) -> float | None:
+    return amount / divisor if divisor else None
+
+
+def _row(counters: Mapping[str, Any], name: str) -> dict[str, float]:
+    row = counters.get(name, {})
+    return dict(row) if isinstance(row, dict) else {}
+
+
+def _buckets(cumulative: Mapping[str, float]) -> dict[str, float]:
+    """Return how many are in each bucket, by its upper edge, from how many are up to it."""
+    below = 0.0
+    own: dict[str, float] = {}
+    for edge, number in sorted(cumulative.items(), key=lambda item: float(item[0])):
+        if number > below:
+            own[edge] = number - below
+        below = number
+    return own

@@ -1,0 +1,94 @@
+"""The raw slices on disk: JSON lines, one appended and synced after every slice.
+
+Rule: the file alone is enough to go on after an interruption, and to judge again. Its first line is
+the design; a last line that was cut off is passed over; of two slices with one index the later
+counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from loadclient.compare.study import Design, Slice, design_from, record
+from loadclient.options import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCHEMA = "etlt.slices/1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The first line: what the slices are slices of."""
+
+    schema: str = SCHEMA
+    study_id: str
+    started: float  # unix time
+    command: str
+    design: Design
+    probe: bool = False  # whether the kernel is asked too, in slices of its own
+    addresses: list[list[str]] = field(default_factory=list)  # given daemons: chat, metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """What a file holds."""
+
+    header: Header
+    slices: dict[int, Slice]  # by index
+
+
+def begin(path: Path, header: Header) -> None:
+    """Write a new file with its first line.
+
+    Raises UsageError if there is one already: nobody's slices are overwritten.
+    """
+    try:
+        with path.open("x") as file:
+            _write(file, asdict(header))
+    except FileExistsError:
+        raise UsageError(
+            f'--raw "{path}": the file exists; go on with it by --resume, or name another.'
+        ) from None
+
+
+def append(path: Path, one: Slice) -> None:
+    """Add a slice; after this returns, a crash does not lose it."""
+    with path.open("a") as file:
+        _write(file, asdict(one))
+
+
+def mend(path: Path) -> None:
+    """Cut off a last line that was not finished, so that the next one begins on its own."""
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    if end < len(whole):
+        os.truncate(path, end)
+
+
+def read(path: Path) -> Raw:
+    """Read a file of slices.
+
+    Raises UsageError if it is not one.
+    """
+    try:
+        first, *rest = path.read_text().split("\n")
+        stored = json.loads(first)
+        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+            raise ValueError(f'its first line is not of "schema": "{SCHEMA}"')  # noqa: TRY301
+        header = record(Header, stored, design=design_from(stored["design"]))
+        slices = [record(Slice, json.loads(line)) for line in rest[:-1]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f'"{path}" is not a file of slices: {reason}.') from error
+    return Raw(header, {one.index: one for one in slices})
+
+
+def _write(file: Any, row: dict[str, Any]) -> None:
+    file.write(json.dumps(row) + "\n")
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,354 @@
+"""The record of a comparison: versioned JSON, complete enough to be judged again by others.
+
+Rule: every figure of a report is in here, and the raw slices too, so that nobody has to believe the
+figure. What was not measured is null, never 0. Ratios are always *a* over *b*. Nothing here reads a
+clock, a socket or the environment.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = "etlt.comparison/1"
+T = TypeVar("T")
+
+
+class Kind(StrEnum):
+    """What may be said of one outcome in one cell."""
+
+    A_BETTER = "a better"
+    B_BETTER = "b better"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+    NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Something that is measured in every slice."""
+
+    name: str
+    title: str
+    unit: str
+    lower_is_better: bool | None  # None: it explains, and has no verdict
+    in_seconds: bool = False
+
+
+OUTCOMES = (
+    Outcome("cpu_ns_per_delivery", "server CPU per delivered message", "ns", True),
+    Outcome("latency_p50_seconds", "latency, p50", "s", True, in_seconds=True),
+    Outcome("latency_p99_seconds", "latency, p99", "s", True, in_seconds=True),
+    Outcome("deliveries_per_second", "delivered messages per second", "1/s", False),
+    Outcome("wakeups_per_message", "wakeups per message", "", None),
+    Outcome("syscalls_per_message", "system calls per message", "", None),
+    Outcome("eagain_reads_per_message", "reads that found nothing, per message", "", None),
+    Outcome("mods_per_message", "epoll_ctl MODs per message", "", None),
+    Outcome("events_per_wakeup", "events per wakeup", "", None),
+    Outcome("messages_per_batch", "messages per batch", "", None),
+)
+PRIMARY = OUTCOMES[0]  # the least noisy one: its verdict is the cell's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One side of a cell: a daemon in a mode, with further options by their long names."""
+
+    name: str
+    mode: str
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """Who talks to whom, how often, and how badly they read."""
+
+    name: str = "all talk"
+    conns: int = 100
+    rate: float = 20.0
+    senders: int | None = None  # None: all of them
+    slow_readers: int = 0
+    slow_reader_rate: int = 1000
+    never_readers: int = 0
+    rcvbuf: int = 0  # of each client socket; 0 leaves it to the kernel
+    burst: bool = True
+    procs: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One question: *a* against *b* under one load."""
+
+    name: str
+    msg_bytes: int
+    drain: str  # usual (each mode's own), eagain, short-read; "own" when the arms name theirs
+    shape: Shape
+    a: Arm
+    b: Arm
+    control: bool = False  # the A/A arm: two daemons that do not differ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Design:
+    """Everything that was decided before the first slice."""
+
+    preset: str = "full"
+    seed: int = 1
+    pairs: int = 10
+    pairs_per_daemon: int = 5
+    slice_seconds: float = 2.0
+    settle_seconds: float = 0.5  # loaded, delivered and not counted
+    confidence: float = 0.95
+    margin: float = 0.02  # smaller differences are called none
+    cells: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """One daemon under load for a short while: a raw result. Counts are of the measured phase."""
+
+    index: int  # place in the plan
+    cell: str
+    pair: int
+    arm: str  # "a" or "b"
+    started: float  # unix time
+    mode: str = "unknown"  # as the daemon's metrics say
+    valid: bool = False
+    reasons: list[str] = field(default_factory=list)  # not to believe it
+    warnings: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    offered: int = 0
+    sent: int = 0
+    expected: int = 0  # copies owed to connections that read
+    received: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, float | None] = field(default_factory=dict)
+    syscalls: dict[str, float] = field(default_factory=dict)
+    eagain: dict[str, float] = field(default_factory=dict)
+    epoll_ctl: dict[str, float] = field(default_factory=dict)
+    epoll_events: dict[str, float] = field(default_factory=dict)
+    revisits: float = 0
+    wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups
+    batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: batches
+    latency: dict[str, Any] = field(default_factory=dict)  # loadclient.histogram.Histogram, in ns
+    build: dict[str, str] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)  # of the daemon, as it exports it
+    conditions: dict[str, Any] = field(default_factory=dict)  # steal, pressure, load, client CPU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """What the pairs of a cell say about one outcome."""
+
+    outcome: str
+    pairs: int = 0
+    ratio: float | None = None  # a over b; None when a log ratio cannot be taken
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None  # across the cells, for this outcome
+    detectable: float | None = None  # smallest relative difference that could have been seen
+    pairs_needed: int | None = None  # to see a difference of the margin
+    verdict: Kind | None = None  # None: it explains, and has no verdict
+    sentence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One sign that the mode was really in force, or not."""
+
+    arm: str
+    claim: str
+    measured: str
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """The middle and the ends of what an arm's valid slices measured."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmReport:
+    """One side of a cell, its valid slices taken together."""
+
+    name: str
+    mode: str
+    slices: int = 0
+    outcomes: dict[str, Spread] = field(default_factory=dict)
+    latency_curve: list[list[float]] = field(default_factory=list)  # [[fraction, seconds], ...]
+    syscalls_per_message: dict[str, float] = field(default_factory=dict)
+    eagain_per_message: dict[str, float] = field(default_factory=dict)
+    epoll_ctl_per_message: dict[str, float] = field(default_factory=dict)
+    wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: share of wakeups
+    batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: share of batches
+    ledger: dict[str, int] = field(default_factory=dict)  # offered, sent, expected, received, lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellReport:
+    """One cell's answer."""
+
+    cell: str
+    pairs: int = 0  # valid
+    discarded: int = 0
+    discarded_because: dict[str, int] = field(default_factory=dict)
+    not_comparable: str | None = None
+    fingerprint: tuple[Check, ...] = ()
+    verdict: Kind = Kind.NOT_COMPARABLE  # of the primary outcome
+    sentence: str = ""
+    effects: tuple[Effect, ...] = ()
+    a: ArmReport
+    b: ArmReport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitness:
+    """What the A/A arm says of the machine."""
+
+    fit: bool | None = None  # None: there was no A/A arm, or too little of it
+    sentence: str = "There was no A/A arm: nothing shows what this machine makes of two equal ones."
+    unfit_outcomes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelCounts:
+    """What the kernel's probe and the daemon counted of one arm, in a slice of its own.
+
+    The interval is longer than that of a timed slice: from before the first connection to after
+    the last. The probe charges by the call, so no time of such a slice is used.
+    """
+
+    cell: str
+    arm: str  # "a" or "b"
+    messages: float = 0  # that the daemon received in the interval
+    kernel: dict[str, float] = field(default_factory=dict)
+    daemon: dict[str, float] = field(default_factory=dict)
+    unavailable: str = ""  # why the kernel says nothing
+
+    @property
+    def contradictions(self) -> list[str]:
+        """What the two do not agree about."""
+        return [name for name, value in self.kernel.items() if value != self.daemon.get(name)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginalRow:
+    """One line of the original's table, redone: its score, and beside it what that hides."""
+
+    msg_bytes: int
+    server: str  # et, lt, or "never reads"
+    sent_per_second: float  # its "msg/s"
+    kilobytes_per_second: float  # its "bytes/s", which are bytes per millisecond
+    published_sent_per_second: float | None = None
+    processed: float | None = None  # messages that the server read
+    unread_at_server_bytes: int | None = None
+    in_send_buffers_bytes: int | None = None  # the rest of what was sent: still on our side
+    unread_at_clients_bytes: int | None = None
+    outbox_bytes: float | None = None
+    dropped: float | None = None  # copies
+    delivered_per_second: float | None = None  # copies, in a second run in which everybody reads
+    delivery_ratio: float | None = None
+    reading_valid: bool | None = None  # whether that second run may be believed
+    reading_reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """A comparison, finished or not."""
+
+    schema: str = SCHEMA
+    study_id: str
+    started: float  # unix time
+    finished: float | None = None
+    complete: bool = False
+    command: str = ""
+    design: Design
+    environment: dict[str, Any] = field(default_factory=dict)
+    fitness: Fitness = Fitness()
+    cells: tuple[CellReport, ...] = ()  # in the design's order, the A/A arm included
+    kernel: tuple[KernelCounts, ...] = ()
+    original: tuple[OriginalRow, ...] = ()
+    notes: tuple[str, ...] = ()  # what the figures do not say
+    slices: tuple[Slice, ...] = ()
+
+    def to_json(self) -> str:
+        """Return the record as text, keys in the order of the fields."""
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Study:
+        """Read a stored record; keys that a later version added are passed over.
+
+        Raises ValueError if it is not a comparison of this schema.
+        """
+        stored = json.loads(text)
+        if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
+            raise ValueError(f'not a comparison with "schema": "{SCHEMA}"')
+        return record(
+            cls,
+            stored,
+            design=design_from(stored["design"]),
+            fitness=record(
+                Fitness,
+                stored["fitness"],
+                unfit_outcomes=tuple(stored["fitness"]["unfit_outcomes"]),
+            ),
+            cells=tuple(map(_cell_report, stored["cells"])),
+            kernel=tuple(record(KernelCounts, row) for row in stored.get("kernel", ())),
+            original=tuple(record(OriginalRow, row) for row in stored["original"]),
+            notes=tuple(stored["notes"]),
+            slices=tuple(record(Slice, row) for row in stored["slices"]),
+        )
+
+
+def record(kind: type[T], stored: Mapping[str, Any], **nested: Any) -> T:
+    """Build a *kind* from what was stored, with its records in records already built."""
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]  # every kind is a dataclass
+    return kind(**{key: value for key, value in stored.items() if key in known} | nested)
+
+
+def design_from(stored: Mapping[str, Any]) -> Design:
+    """Build a design from what was stored."""
+    cells = tuple(
+        record(
+            Cell,
+            cell,
+            shape=record(Shape, cell["shape"]),
+            a=record(Arm, cell["a"]),
+            b=record(Arm, cell["b"]),
+        )
+        for cell in stored["cells"]
+    )
+    return record(Design, stored, cells=cells)
+
+
+def _cell_report(stored: Mapping[str, Any]) -> CellReport:
+    return record(
+        CellReport,
+        stored,
+        verdict=Kind(stored["verdict"]),
+        fingerprint=tuple(record(Check, check) for check in stored["fingerprint"]),
+        effects=tuple(map(_effect, stored["effects"])),
+        a=_arm_report(stored["a"]),
+        b=_arm_report(stored["b"]),
+    )
+
+
+def _effect(stored: Mapping[str, Any]) -> Effect:
+    verdict = stored["verdict"]
+    return record(Effect, stored, verdict=None if verdict is None else Kind(verdict))
+
+
+def _arm_report(stored: Mapping[str, Any]) -> ArmReport:
+    outcomes = {name: record(Spread, spread) for name, spread in stored["outcomes"].items()}
+    return record(ArmReport, stored, outcomes=outcomes)

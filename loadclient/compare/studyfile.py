@@ -1,0 +1,164 @@
+"""A study as somebody wrote it down in TOML. Pure: tables in, a design out.
+
+    pairs = 12
+    slice-seconds = 1.5
+
+    [[cell]]                       # ET against LT
+    msg-bytes = 512
+    drain = "short-read"
+    conns = 200
+    server = { sndbuf = 16384 }    # for both daemons
+
+    [[cell]]                       # anything against anything
+    name = "one write per message against one per tick"
+    msg-bytes = 64
+    a = { name = "message", mode = "lt", fan-out = "message" }
+    b = { name = "batch", mode = "lt" }
+
+Rule: a key that means nothing here is refused, because somebody meant something by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, with_control
+from loadclient.compare.study import Arm, Cell, Design, Shape
+from loadclient.options import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**63),
+    "pairs": (1, 1000),
+    "pairs_per_daemon": (1, 1000),
+    "slice_seconds": (0.5, 3600),
+    "settle_seconds": (0, 600),
+    "confidence": (0.8, 0.999),
+    "margin": (0.001, 0.5),
+    "msg_bytes": (32, 1 << 20),
+    "conns": (2, 100_000),
+    "rate": (0.001, 100_000),
+    "senders": (1, 100_000),
+    "slow_readers": (0, 100_000),
+    "slow_reader_rate": (1, 1 << 40),
+    "never_readers": (0, 100_000),
+    "rcvbuf": (0, 1 << 30),
+    "procs": (1, 256),
+}
+FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate"}
+STUDY_KEYS = {"seed", "pairs", "pairs_per_daemon", "slice_seconds", "settle_seconds",
+              "confidence", "margin"}  # fmt: skip
+SHAPE_KEYS = {f.name for f in fields(Shape)} - {"name"}
+CELL_KEYS = {"name", "msg_bytes", "drain", "shape", "server", "a", "b"} | SHAPE_KEYS
+
+
+def design_of(tables: Mapping[str, Any], name: str) -> Design:
+    """Return the design that the *tables* of the study *name* describe, with its A/A arm.
+
+    Raises UsageError.
+    """
+    keys = _keys(tables, STUDY_KEYS | {"cell"}, "the study")
+    rows = keys.pop("cell", None)
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise UsageError("the study: it needs at least one [[cell]].")
+    numbers = {key: _number(key, value, "the study") for key, value in keys.items()}
+    cells = tuple(_cell(row, f"cell {number}") for number, row in enumerate(rows, 1))
+    return with_control(Design(preset=name, cells=cells, **numbers))
+
+
+def _cell(row: Mapping[str, Any], where: str) -> Cell:
+    keys = _keys(row, CELL_KEYS, where)
+    size = _number("msg_bytes", keys.get("msg_bytes", 64), where)
+    shape = _shape(keys, where)
+    both = _options(keys.get("server", {}), f"{where}, server")
+    drain = keys.get("drain", "usual")
+    if ("a" in keys) != ("b" in keys):
+        raise UsageError(f"{where}: give both a and b, or neither.")
+    if "a" in keys:
+        if "drain" in keys:
+            raise UsageError(f"{where}: with a and b, drain is an option of theirs.")
+        a, b = (_arm(keys[key], both, f"{where}, {key}") for key in "ab")
+        if a.name == b.name:
+            raise UsageError(f'{where}: a and b are both named "{a.name}".')
+        name = f"{size} B, {shape.name}, {a.name} against {b.name}"
+        cell = Cell(name=name, msg_bytes=size, drain="own", shape=shape, a=a, b=b)
+    elif drain in DRAINS:
+        cell = compared(size, drain, shape, both)
+    else:
+        raise UsageError(f'{where}: drain = "{drain}"; it must be one of {", ".join(DRAINS)}.')
+    return _named(cell, keys.get("name"), where)
+
+
+def _named(cell: Cell, name: object, where: str) -> Cell:
+    if name is None:
+        return cell
+    return Cell(
+        name=_text("name", name, where),
+        msg_bytes=cell.msg_bytes,
+        drain=cell.drain,
+        shape=cell.shape,
+        a=cell.a,
+        b=cell.b,
+    )
+
+
+def _shape(keys: Mapping[str, Any], where: str) -> Shape:
+    given = {key: keys[key] for key in SHAPE_KEYS - {"burst"} if key in keys}
+    burst = keys.get("burst", True)
+    if not isinstance(burst, bool):
+        raise UsageError(f"{where}: burst = {burst!r}; it must be true or false.")
+    numbers = {key: _number(key, value, where) for key, value in sorted(given.items())}
+    spelt = [f"{key.replace('_', '-')} {value}" for key, value in numbers.items()]
+    spelt += [] if burst else ["staggered"]
+    name = _text("shape", keys.get("shape", ", ".join(spelt) or ALL_TALK.name), where)
+    whole = {"conns": ALL_TALK.conns, "rate": ALL_TALK.rate} | numbers
+    return Shape(name=name, burst=burst, **whole)
+
+
+def _arm(table: object, both: dict[str, str], where: str) -> Arm:
+    if not isinstance(table, dict):
+        raise UsageError(f'{where}: it must be a table, such as {{ mode = "lt" }}.')
+    options = dict(table)
+    mode = options.pop("mode", None)
+    if mode not in MODES:
+        raise UsageError(f"{where}: mode must be one of {', '.join(MODES)}.")
+    own = _options({key: value for key, value in options.items() if key != "name"}, where)
+    name = _text("name", options.get("name", " ".join([mode, *own.values()])), where)
+    return Arm(name=name, mode=mode, options=both | own)
+
+
+def _options(table: object, where: str) -> dict[str, str]:
+    """Return daemon options by their long names; the daemon itself says what it allows."""
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: it must be a table, such as {{ sndbuf = 16384 }}.")
+    return {key.replace("_", "-"): str(value) for key, value in table.items()}
+
+
+def _keys(table: Mapping[str, Any], known: set[str], where: str) -> dict[str, Any]:
+    keys = {key.replace("-", "_"): value for key, value in table.items()}
+    for key in sorted(keys.keys() - known):
+        raise UsageError(f'{where}: there is no key "{key}".')
+    return keys
+
+
+def _number(key: str, value: object, where: str) -> Any:
+    least, most = BOUNDS[key]
+    whole = key not in FRACTIONAL
+    kinds = (int,) if whole else (int, float)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most
+    if not good:
+        what = "a whole number" if whole else "a number"
+        raise UsageError(
+            f"{where}: {key.replace('_', '-')} = {value!r}; it must be {what} "
+            f"from {least:g} to {most:g}."
+        )
+    return value
+
+
+def _text(key: str, value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: {key} = {value!r}; it must be a word or more in quotes.")
+    return value

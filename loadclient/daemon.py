@@ -1,0 +1,84 @@
+"""A daemon of our own, as long as somebody needs it.
+
+It is started as anybody would start it, as a process of its own; nothing of it is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+START_SECONDS = 15.0
+STOP_SECONDS = 10.0
+POLL_SECONDS = 0.02
+
+
+class DaemonFailedError(Exception):
+    """The daemon did not come up; the message is the last thing it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """A running daemon and where it listens."""
+
+    pid: int
+    address: tuple[str, int]
+    metrics: str
+
+
+@contextmanager
+def running_daemon(mode: str, log: Path, *more: str) -> Iterator[Daemon]:
+    """Run `etltd` on free ports, with *more* options, until the block ends."""
+    command = [
+        sys.executable, "-m", "etltd", "--mode", mode, "--port", "0", "--metrics-port", "0",
+        "--log-format", "json", *more,
+    ]  # fmt: skip
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(  # noqa: S603 - our own module
+            command,
+            stdin=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,  # Ctrl-C is for us: it must not take the daemon from a run
+        )
+    try:
+        yield _await_listening(process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _await_listening(process: subprocess.Popen[bytes], log: Path) -> Daemon:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        for line in log.read_text(errors="replace").splitlines():
+            event = _event(line)
+            if event.get("event") == "listening":
+                host, _, port = str(event["chat"]).rpartition(":")
+                return Daemon(process.pid, (host.strip("[]"), int(port)), str(event["metrics"]))
+        if ended:
+            break
+        time.sleep(POLL_SECONDS)
+    said = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+    raise DaemonFailedError(f"the daemon did not begin to listen; it said: {said[-1]}")
+
+
+def _event(line: str) -> dict[str, Any]:
+    try:
+        event = json.loads(line)
+    except ValueError:  # half a line, or a traceback
+        return {}
+    return event if isinstance(event, dict) else {}

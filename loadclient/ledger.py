@@ -1,0 +1,266 @@
+"""Accounting: what was owed, what came, and whether every difference has an explanation.
+
+Rule: a difference is explained by a witness (a notice, a closed connection, a counter of the
+server) or it makes the run invalid. Nothing is rounded away.
+
+Messages of one sender have one size, so bytes prove counts: a receiver is owed the frames of every
+sender but itself, and what it read must be exactly that, less what the server said it dropped. All
+of this holds only at quiescence; the runner sees to that.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+REFUSALS = ("line too long", "rate limited")  # as the server's notices word them
+
+
+class Profile(StrEnum):
+    """How a connection reads."""
+
+    READER = "reader"
+    SLOW = "slow"
+    NEVER = "never"
+
+
+class Closed(StrEnum):
+    """How the server ended a connection."""
+
+    EOF = "eof"
+    RESET = "reset"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One connection's totals over the measured phase."""
+
+    profile: Profile = Profile.READER
+    sender: int | None = None
+    due: int = 0  # messages that the schedule asked of it
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    notice_bytes: int = 0
+    announced: int = 0  # dropped messages, by the server's own notices
+    unread_bytes: int = 0  # received by the kernel, not read by us
+    closed: Closed | None = None
+    too_long: int = 0  # messages of its own that the server refused, by the server's own notices
+    rate_limited: int = 0
+    sent_late: int = 0  # messages whose last byte left after the schedule's end
+    looks: int = 0  # while the schedule ran
+    unread_looks: int = 0  # of these, how many found bytes that we had not read
+    unread_look_bytes: int = 0  # their sum
+
+    @property
+    def refused(self) -> int:
+        """Messages that the server read and would not deliver, and said so."""
+        return self.too_long + self.rate_limited
+
+
+@dataclass(frozen=True, slots=True)
+class Deliveries:
+    """The receivers' side of the ledger, in copies of messages."""
+
+    expected: int = 0  # owed to connections that read
+    received: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
+    owed_to_never_readers: int = 0
+    surplus_bytes: int = 0
+    reasons: tuple[str, ...] = ()
+
+
+def settle_deliveries(
+    accounts: Iterable[Account],
+    prefix_bytes: Mapping[int, int],
+    msg_bytes: int,
+    *,
+    waited_seconds: float | None = None,
+) -> Deliveries:
+    """Compare what each connection read with what it was owed.
+
+    *prefix_bytes* says how long the server's prefix of each sender is, as its hello showed. What is
+    missing is lost if a witness says that nothing more will come; otherwise it may be late, and
+    *waited_seconds* says how long we waited for it.
+    """
+    accounts = list(accounts)
+    frame = {number: prefix + msg_bytes for number, prefix in prefix_bytes.items()}
+    owed = _Owed(accounts, frame, msg_bytes)
+    tally: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    strays: list[str] = []
+    for index, account in enumerate(accounts):
+        messages, payload = owed.to(account)
+        if account.profile is Profile.NEVER:
+            tally["never"] += messages
+            continue
+        missing = payload - (account.received_bytes - account.notice_bytes)
+        announced = account.announced
+        low = announced * owed.shortest
+        high = announced * owed.longest + owed.uncertain_bytes
+        tally["expected"] += messages
+        lost["announced"] += announced
+        if account.closed is not None:
+            absent = round(max(0, missing) / owed.mean)
+            lost["closed"] += max(0, absent - announced)
+            tally["received"] += messages - max(absent, announced)
+        elif low <= missing <= high:
+            absent = round((missing - low) / owed.mean) if owed.uncertain_bytes else 0
+            lost["closed"] += absent
+            tally["received"] += messages - announced - absent
+        elif missing > high:
+            absent = max(1, round((missing - low) / owed.mean))
+            lost["unexplained"] += absent
+            tally["received"] += messages - announced - absent
+            strays.append(f"connection {index} lacks {missing} bytes and was told of {announced}")
+        else:
+            tally["surplus"] += low - missing
+            tally["received"] += messages - announced
+            strays.append(f"connection {index} got {low - missing} bytes more than it was owed")
+    return Deliveries(
+        expected=tally["expected"],
+        received=tally["received"],
+        lost={reason: lost[reason] for reason in ("announced", "closed", "unexplained")},
+        owed_to_never_readers=tally["never"],
+        surplus_bytes=tally["surplus"],
+        reasons=(
+            *_refusal_reasons(accounts, msg_bytes),
+            *_delivery_reasons(tally, lost, strays, waited_seconds),
+        ),
+    )
+
+
+class _Owed:
+    """What the senders' totals owe to each connection."""
+
+    def __init__(self, accounts: list[Account], frame: Mapping[int, int], msg_bytes: int) -> None:
+        self._frame = frame
+        self._msg_bytes = msg_bytes
+        senders = [account for account in accounts if account.sender is not None]
+        sizes = list(frame.values())
+        self.shortest = min(sizes, default=msg_bytes)
+        self.longest = max(sizes, default=msg_bytes)
+        self.mean = sum(sizes) / len(sizes) if sizes else float(msg_bytes)
+        self._messages = sum(self._own(account)[0] for account in senders)
+        self._bytes = sum(self._own(account)[1] for account in senders)
+        # Nobody knows how much a server read of a connection that it reset.
+        self.uncertain_bytes = sum(self._own(account)[1] for account in senders if account.closed)
+
+    def _own(self, account: Account) -> tuple[int, int]:
+        """Return what *account* made the server owe: nobody is owed what was refused."""
+        if account.sender is None:
+            return 0, 0
+        messages = max(0, account.sent_bytes // self._msg_bytes - account.refused)
+        return messages, messages * self._frame.get(account.sender, self._msg_bytes)
+
+    def to(self, account: Account) -> tuple[int, int]:
+        """Return the messages and bytes owed to *account*: everybody's but its own."""
+        messages, payload = self._own(account)
+        return self._messages - messages, self._bytes - payload
+
+
+def _refusal_reasons(accounts: list[Account], msg_bytes: int) -> Iterable[str]:
+    """Quote what the server said of messages that it would not deliver."""
+    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    too_long = sum(account.too_long for account in accounts)
+    rate_limited = sum(account.rate_limited for account in accounts)
+    for said, refused in zip(REFUSALS, (too_long, rate_limited), strict=True):
+        if refused:
+            yield f"the server refused {refused} of {sent} messages: {said}"
+
+
+def _delivery_reasons(
+    tally: Mapping[str, int], lost: Mapping[str, int], strays: list[str], waited: float | None
+) -> tuple[str, ...]:
+    example = f" (for example, {strays[0]})" if strays else ""
+    late = "" if waited is None else f", or had not come {waited:g} s after the last one was due"
+    reasons = []
+    if lost["unexplained"]:
+        reasons.append(
+            f"the clients are owed {tally['expected']} copies and received {tally['received']}: "
+            f"{lost['unexplained']} were lost without a notice{late}{example}"
+        )
+    if tally["surplus"]:
+        reasons.append(
+            f"the clients received {tally['surplus']} bytes more than they were owed: "
+            f"duplicates, foreign messages or notices of an unknown kind{example}"
+        )
+    return tuple(reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSide:
+    """What the server counted over the same phase, in messages."""
+
+    received: int
+    refused: int  # too long or over the rate limit: never became messages
+    enqueued: int
+    dropped: int
+    dropped_as_slow: int
+    unread_bytes: int | None = None  # waiting in its sockets; None when that cannot be seen
+    evicted: int = 0  # connections that it ended because they did not read
+
+
+def join_reasons(
+    server: ServerSide, accounts: Iterable[Account], deliveries: Deliveries, msg_bytes: int
+) -> list[str]:
+    """Return a sentence for each place where the server's counts and ours contradict."""
+    accounts = list(accounts)
+    if any(account.closed for account in accounts):
+        return []  # the server knows how much it read of a lost connection; we do not
+    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    told = sum(account.refused for account in accounts)
+    return [
+        *_sent_reasons(server, sent, told, msg_bytes),
+        *_copies_reasons(server, accounts, deliveries, sent),
+    ]
+
+
+def _sent_reasons(server: ServerSide, sent: int, told: int, msg_bytes: int) -> Iterable[str]:
+    unread = (server.unread_bytes or 0) // msg_bytes
+    if server.refused != told:
+        yield (
+            f"the server refused {server.refused} of {sent} messages (too long, or rate limit), "
+            f"but told the clients of {told}"
+        )
+    if sent != server.received + server.refused + unread:
+        known = "an unknown number" if server.unread_bytes is None else str(unread)
+        yield (
+            f"the clients sent {sent} messages, but the server processed {server.received} "
+            f"and {known} wait unread in its sockets"
+        )
+    elif unread:
+        yield f"the server left {unread} of {sent} messages unread in its sockets"
+
+
+def _copies_reasons(
+    server: ServerSide, accounts: list[Account], deliveries: Deliveries, sent: int
+) -> Iterable[str]:
+    accepted = sent - server.refused
+    owed = accepted * (len(accounts) - 1)  # nobody hears itself
+    # It owes nothing more to whom it evicted. When that was, we cannot see: the FIN of a connection
+    # whose window is shut waits behind the bytes that we never read.
+    least = owed - accepted * server.evicted
+    if server.received == accepted and not least <= server.enqueued <= owed:
+        yield (
+            f"the server enqueued {server.enqueued} copies, but {accepted} messages to "
+            f"{len(accounts)} connections make {owed}: was somebody else connected?"
+        )
+        return
+    in_flight = server.enqueued - server.dropped - deliveries.received
+    if not 0 <= in_flight <= deliveries.owed_to_never_readers:
+        yield (
+            f"the server enqueued {server.enqueued} copies and dropped {server.dropped}, but the "
+            f"clients received {deliveries.received}: {in_flight} are in nobody's hands"
+        )
+    announced = deliveries.lost.get("announced", 0)
+    if not deliveries.owed_to_never_readers and announced != server.dropped_as_slow:
+        yield (
+            f"the server dropped {server.dropped_as_slow} copies for slow readers, "
+            f"but told the clients of {announced}"
+        )

@@ -1,0 +1,317 @@
+"""The options of a run: names, defaults, bounds and help in one frozen record.
+
+Flag beats environment (``LOADCLIENT_…``) beats file beats default; `cli` sees to the order. What
+one option allows is said beside it; what two options allow together, in `check`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from cyclopts import Parameter, validators
+
+from loadclient.ledger import Profile
+from loadclient.payload import MAX_SENDERS, SEQUENCE_BYTES
+from loadclient.protocol import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cyclopts import Token
+
+SPARE_FILES = 64  # descriptors for everything that is not a connection
+ENDLESS_SECONDS = 10 * 365 * 86_400.0
+MOST_SECONDS = 31 * 86_400  # whoever measures for longer takes 0 and ends it by a signal
+INT_MAX = (1 << 31) - 1  # what the kernel's calls take for a size
+ROUNDING = 1e-9  # 1 s at a third of a message per 3 s is one interval
+
+
+class UsageError(Exception):
+    """The options contradict each other or this machine; the message is one sentence."""
+
+
+def whole(_type: Any, tokens: Sequence[Token]) -> int:
+    """Convert to an integer, strictly: 3.7 is not rounded to 4."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is not a whole number') from None
+
+
+def finite(_type: Any, tokens: Sequence[Token]) -> float:
+    """Convert to a number, leaving out nan and inf."""
+    text = tokens[0].value
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(f'"{text}" is not a number') from None
+    if not math.isfinite(number):
+        raise ValueError(f'"{text}" is not a finite number')
+    return number
+
+
+def path(_type: Any, tokens: Sequence[Token]) -> Path:
+    """Convert to a path; an empty one would be the folder that happens to be current."""
+    text = tokens[0].value
+    if not text or "\0" in text:
+        raise ValueError(f'"{text}" is not a path')
+    return Path(text)
+
+
+def url(_type: Any, tokens: Sequence[Token]) -> str:
+    """Convert to the URL of a web page: what urllib would read from elsewhere is left out."""
+    text = tokens[0].value
+    refusal = ValueError(f'"{text}" is not a URL such as http://127.0.0.1:9700/metrics')
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, half an IPv6 address
+        raise refusal from None
+    if not usable or not text.isprintable() or " " in text:
+        raise refusal
+    return text
+
+
+def host_name(_type: Any, tokens: Sequence[Token]) -> str:
+    """Convert to a host's name or address, as far as its spelling goes."""
+    text = tokens[0].value
+    try:
+        text.encode("idna")  # what getaddrinfo does first; a UnicodeError is a ValueError
+    except ValueError:
+        text = ""
+    if not text or "\0" in text:
+        raise ValueError(f'"{tokens[0].value}" is not a host name or an IP address')
+    return text
+
+
+def _int(least: int, most: int | None = None) -> Parameter:
+    return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
+
+
+def _float(least: float, most: float | None = None) -> Parameter:
+    return Parameter(converter=finite, validator=validators.Number(gte=least, lte=most))
+
+
+File = Annotated[Path | None, Parameter(converter=path, n_tokens=1)]
+Host = Annotated[str, Parameter(converter=host_name, n_tokens=1)]
+Url = Annotated[str | None, Parameter(converter=url, n_tokens=1)]
+Port = Annotated[int, _int(1, 65535)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Everything that a run can be told, but the address."""
+
+    unix: File = None
+    """Connect to this Unix socket instead of HOST PORT."""
+    conns: Annotated[int, _int(1)] = 50
+    """Connections."""
+    duration: Annotated[float, _float(0, MOST_SECONDS)] = 30.0
+    """Seconds of the measured phase; 0 goes on until Ctrl-C."""
+    msg_bytes: Annotated[int, _int(2, 1 << 20)] = 64
+    """Length of every message, newline included. Below 32 there are no latency samples."""
+    rate: Annotated[float, _float(0.001, 100_000)] = 20.0
+    """Messages per second of each sender."""
+    recv: bool = True
+    """Read what the server sends. Without, only --server-metrics can show that it was processed."""
+    burst: bool = True
+    """All senders at once each interval; --no-burst staggers them evenly over it."""
+    procs: Annotated[int, _int(1, 256)] = 1
+    """Worker processes that share the connections."""
+    senders: Annotated[int | None, _int(1, MAX_SENDERS)] = None
+    """Let only the first N connections send. Default: all of them."""
+    slow_readers: Annotated[int, _int(0)] = 0
+    """Let N connections read at --slow-reader-rate until the drain."""
+    slow_reader_rate: Annotated[int, _int(1, INT_MAX)] = 1000
+    """Bytes per second that a slow reader reads."""
+    never_readers: Annotated[int, _int(0)] = 0
+    """Let the last N connections never read."""
+    connect_rate: Annotated[float, _float(0)] = 0.0
+    """Connections opened per second; 0 is as fast as the server accepts."""
+    connect_timeout: Annotated[float, _float(0.1, MOST_SECONDS)] = 30.0
+    """Seconds until all connections must be open."""
+    warmup: Annotated[float, _float(0, MOST_SECONDS)] = 2.0
+    """Seconds of load that are sent, delivered and not counted."""
+    drain_timeout: Annotated[float, _float(0.1, MOST_SECONDS)] = 10.0
+    """Seconds that the last messages may take to arrive."""
+    sndbuf: Annotated[int, _int(0, INT_MAX)] = 0
+    """SO_SNDBUF of each connection; 0 leaves it to the kernel."""
+    rcvbuf: Annotated[int, _int(0, INT_MAX)] = 0
+    """SO_RCVBUF of each connection; 0 leaves it to the kernel."""
+    verify: Literal["sampled", "full"] = "sampled"
+    """Count every byte and parse marked messages, or parse and check every line."""
+    server_metrics: Url = None
+    """URL of the daemon's /metrics; joins its counters to the ledger."""
+    max_p99: Annotated[float | None, _float(0)] = None
+    """Fail (exit 3) if the corrected p99 latency exceeds this many milliseconds."""
+    min_delivery_ratio: Annotated[float | None, _float(0, 1)] = None
+    """Fail (exit 3) if less than this share of the owed copies was received."""
+    run_id: str | None = None
+    """Name of the run in results and metrics. Default: time and process id."""
+    json: File = None
+    """Write the result here."""
+    csv: File = None
+    """Write one row per second here."""
+    metrics_host: Host = "127.0.0.1"
+    """Address of the Prometheus endpoint."""
+    metrics_port: Annotated[int | None, _int(0, 65535)] = None
+    """Port of the Prometheus endpoint; 0 takes a free one. Default: no endpoint."""
+    linger: Annotated[float, _float(0, MOST_SECONDS)] = 0.0
+    """Seconds to keep the endpoint after the run, for the last scrape."""
+    quiet: Annotated[bool, Parameter(negative=())] = False
+    """Print no progress and no summary."""
+
+    @property
+    def speakers(self) -> int:
+        """Connections that send."""
+        return self.conns if self.senders is None else self.senders
+
+    @property
+    def readers(self) -> int:
+        """Connections that read, slowly or not."""
+        return self.conns - self.never_readers if self.recv else 0
+
+    @property
+    def seconds(self) -> float:
+        """Length of the measured phase as the schedule sees it."""
+        return self.duration or ENDLESS_SECONDS
+
+    def places(self) -> list[Place]:
+        """Return what each connection does: senders first, those who read badly last."""
+        never = self.conns - self.never_readers if self.recv else 0
+        slow = never - self.slow_readers
+        return [
+            Place(
+                Profile.NEVER if i >= never else Profile.SLOW if i >= slow else Profile.READER,
+                i if i < self.speakers else None,
+            )
+            for i in range(self.conns)
+        ]
+
+
+def check(options: Options) -> None:
+    """Refuse options that do not go together.
+
+    Raises UsageError.
+    """
+    for sentence in (
+        *_contradictions(options),
+        *_too_slow(options),
+        *_idle(options),
+        *_unwritable(options),
+        *_limits(options),
+    ):
+        raise UsageError(sentence)
+
+
+def _contradictions(o: Options) -> Sequence[str]:
+    found = []
+    if o.speakers > o.conns:
+        found.append(f"--senders {o.speakers}: there are only {o.conns} connections (--conns).")
+    if o.procs > o.conns:
+        found.append(f"--procs {o.procs}: there are only {o.conns} connections (--conns).")
+    if not o.recv and (o.slow_readers or o.never_readers):
+        found.append("--no-recv: nobody reads, so --slow-readers and --never-readers must be 0.")
+    if not o.recv and o.verify == "full":
+        found.append("--verify full: needs --recv, because it checks what was received.")
+    if o.recv and o.conns - o.never_readers < 2:
+        found.append(
+            f"--conns {o.conns} with --never-readers {o.never_readers}: nobody hears itself, so "
+            "at least two connections must read (or use --no-recv)."
+        )
+    if o.slow_readers + o.never_readers > o.conns:
+        found.append(
+            f"--slow-readers {o.slow_readers} and --never-readers {o.never_readers}: together "
+            f"more than --conns {o.conns}."
+        )
+    if o.verify == "full" and o.msg_bytes < SEQUENCE_BYTES:
+        found.append(
+            f"--msg-bytes {o.msg_bytes}: --verify full needs at least {SEQUENCE_BYTES}, "
+            "or a message cannot carry its number."
+        )
+    if o.server_metrics and not o.server_metrics.startswith(("http://", "https://")):
+        found.append(f'--server-metrics "{o.server_metrics}": must begin with http:// or https://.')
+    return found
+
+
+def _too_slow(o: Options) -> Sequence[str]:
+    found = []
+    if o.duration and o.duration * o.rate < 1 - ROUNDING:
+        found.append(
+            f"--duration {o.duration:g}: at --rate {o.rate:g} a sender's messages are "
+            f"{1 / o.rate:g} s apart, and a run lasts for whole intervals; let it last at least "
+            "one, or take 0, which goes on until Ctrl-C."
+        )
+    if o.connect_rate and o.conns / o.connect_rate > o.connect_timeout:
+        found.append(
+            f"--connect-rate {o.connect_rate:g}: {o.conns} connections take "
+            f"{o.conns / o.connect_rate:g} s, more than --connect-timeout {o.connect_timeout:g}."
+        )
+    return found
+
+
+def _idle(o: Options) -> Sequence[str]:
+    """Return what would be accepted and do nothing."""
+    found = []
+    if o.linger and o.metrics_port is None:
+        found.append(f"--linger {o.linger:g}: there is no endpoint to keep without --metrics-port.")
+    if o.slow_reader_rate != Options.slow_reader_rate and not o.slow_readers:
+        found.append(
+            f"--slow-reader-rate {o.slow_reader_rate}: nobody reads so slowly without "
+            "--slow-readers."
+        )
+    return found
+
+
+def _unwritable(o: Options) -> Sequence[str]:
+    files = {"--json": o.json, "--csv": o.csv}
+    found = [
+        f'{name} "{path}": {why}.'
+        for name, path in files.items()
+        if path is not None and (why := why_not_writable(path)) is not None
+    ]
+    if o.json and o.csv and _one_file(o.json, o.csv):
+        found.append(f'--json and --csv "{o.csv}": the second would replace the first.')
+    return found
+
+
+def why_not_writable(path: Path) -> str | None:
+    """Return why a result could not be stored at *path*, as far as one can tell beforehand."""
+    folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120 - Path's tests raise EACCES
+    if os.path.isdir(path):  # noqa: PTH112 - as above
+        return "it is a folder"
+    if _is_special(path):
+        return None if os.access(path, os.W_OK) else "it cannot be written to"
+    if not os.path.isdir(folder):  # noqa: PTH112 - as above
+        return f'the folder "{folder}" does not exist'
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f'no file can be made in the folder "{folder}"'
+    return None
+
+
+def _is_special(path: Path) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - as above
+
+
+def _one_file(a: Path, b: Path) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b) and not _is_special(a)
+
+
+def _limits(o: Options) -> Sequence[str]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = (hard - SPARE_FILES) * o.procs
+    if hard != resource.RLIM_INFINITY and o.conns > most:
+        sentence = (
+            f"--conns {o.conns}: the hard limit of open files (ulimit -Hn, RLIMIT_NOFILE) is "
+            f"{hard}, which allows {most} connections in {o.procs} process(es)."
+        )
+        return [sentence]
+    return []

@@ -1,0 +1,235 @@
+r"""Makes sense of received bytes: marks, notices, hellos; every line under ``--verify full``.
+
+Rule: nothing here runs per message unless every line is to be parsed. The fleet counts bytes and
+looks for the byte ``e``; only what that finds comes here. What a `recv` cut in two waits in the
+peer's `tail` and is put before the next bytes in the shared buffer, so big chunks are never joined.
+
+Marked messages can be told from others, so a server could treat them better. Now and then, at
+random, the fleet has a whole buffer looked into (`spot_check`): for contents, names and order.
+
+Damaged input is counted, never raised: the server under test wrote it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+from loadclient.histogram import Histogram
+from loadclient.ledger import Profile
+from loadclient.payload import (
+    MARK,
+    NOTICE_SECOND_BYTE,
+    Mark,
+    Payload,
+    latency_ns,
+    read_hello,
+)
+from loadclient.sequences import Sequences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from loadclient.peer import Peer
+
+BUFFER_BYTES = 64 * 1024  # the knee of cost per byte; more makes turns long when we are behind
+LONGEST_NOTICE = 256  # more than any notice, less than a buffer
+NOTICE = b"[etltd] "
+DROPPED = re.compile(rb"\[etltd\] (\d+) messages dropped\n")
+TOO_LONG = b"[etltd] line too long, discarded\n"
+RATE_LIMITED = re.compile(rb"\[etltd\] rate limited, (\d+) messages dropped\n")
+SPOT_LINES = 32  # of one buffer, so that a look takes 50 us
+MARK_BYTE = MARK[0]
+PREFIX_BYTE = ord("[")  # in no message of ours, so where it stands a line begins
+
+
+class Receiver:
+    """Reads what peers received in one shared buffer."""
+
+    def __init__(self, payload: Payload, *, senders: int, interval: int, full: bool) -> None:
+        self._payload = payload
+        self._senders = senders
+        self._interval = interval
+        self._full = full
+        self.buffer = bytearray(max(BUFFER_BYTES, 4 * payload.size))
+        self._view = memoryview(self.buffer)
+        self.is_scouting = False
+        self._prefix_by_sender: dict[int, bytes] = {}
+        self.prefix_bytes: dict[int, int] = {}
+        self.notice = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """Start a phase with empty counts."""
+        self.corrected = Histogram()
+        self.uncorrected = Histogram()
+        self.marks = 0
+        self.too_long: Counter[int] = Counter()  # by the peer whose messages were refused
+        self.rate_limited: Counter[int] = Counter()
+        self.sequences = Sequences(self._senders, 1 if self._full else max(1, self._interval))
+
+    def scout(self, peers: Iterable[Peer], scouts: int) -> None:
+        """Let the first *scouts* of *peers* listen for hellos."""
+        self.is_scouting = True
+        for number, peer in enumerate(peers):
+            peer.tail = b"" if number < scouts else None
+
+    def measure(self, peers: Iterable[Peer]) -> None:
+        """Let all of *peers* look for marks, or read every line."""
+        self.is_scouting = False
+        for peer in peers:
+            peer.tail = b"" if self._full else None
+
+    def take(self, peer: Peer, limit: int = BUFFER_BYTES) -> int:
+        """Read once from *peer*, after what is left of its last line; return what `recv` did.
+
+        Raises what `recv` raises.
+        """
+        tail = peer.tail or b""
+        start = len(tail)
+        self.buffer[:start] = tail
+        n = peer.recv_into(self._view[start : start + limit])
+        if not n:
+            return 0
+        peer.received += n
+        end = start + n
+        if peer.tail is not None and (self.is_scouting or self._full):
+            self._read_lines(peer, end)
+            return n
+        peer.tail = None
+        at = self.buffer.find(MARK, 0, end)
+        if at >= 0:
+            self.inspect(peer, at, end)
+        return n
+
+    def inspect(self, peer: Peer, at: int, end: int) -> None:
+        """Look into every marked message and notice of ``buffer[at:end]``; *at* is an ``e``."""
+        now_ns = monotonic_ns()
+        buffer = self.buffer
+        size = self._payload.size
+        while at >= 0:
+            if at + 1 < end and buffer[at + 1] != NOTICE_SECOND_BYTE:
+                after = at + size
+                if after <= end:
+                    after = self._mark(peer, bytes(self._view[at:after]), now_ns, at)
+            else:
+                after = buffer.find(b"\n", at, end) + 1
+                if after:
+                    self._notice(peer, b"[" + buffer[at:after])
+                elif end - at < LONGEST_NOTICE:
+                    after = end + 1
+                else:  # a line without an end
+                    self.sequences.damaged += 1
+                    after = at + 1
+            if after > end:
+                peer.tail = bytes(self._view[at:end])
+                return
+            at = buffer.find(MARK, after, end)
+
+    def _mark(self, peer: Peer, line: bytes, now_ns: int, at: int) -> int:
+        """Record a latency sample; return where to look on."""
+        mark = self._payload.read_marked(line) if self._interval else None
+        if mark is None:
+            self.sequences.damaged += 1
+            return at + 1
+        self._sample(peer, mark, now_ns)
+        self.sequences.see(peer.index, mark.sender, mark.sequence)
+        return at + len(line)
+
+    def _sample(self, peer: Peer, mark: Mark, now_ns: int) -> None:
+        """Record a latency, unless the delay is a slow reader's own."""
+        if peer.profile is not Profile.READER:
+            return
+        latency = latency_ns(mark.due, now_ns)
+        self.marks += 1
+        self.corrected.record(latency)
+        self.uncorrected.record(latency - mark.lag_ns)
+
+    def _notice(self, peer: Peer, line: bytes) -> None:
+        if not line.startswith(NOTICE):
+            self.sequences.damaged += 1
+            return
+        peer.notice_bytes += len(line)
+        if dropped := DROPPED.fullmatch(line):
+            peer.announced += int(dropped[1])
+            return
+        if limited := RATE_LIMITED.fullmatch(line):
+            self.rate_limited[peer.index] += int(limited[1])
+        elif line == TOO_LONG:
+            self.too_long[peer.index] += 1
+        self.notice = line.decode("ascii", "replace").strip()
+
+    def refused(self, peer: Peer) -> int:
+        """Return how many of *peer*'s messages the server said that it would not deliver."""
+        return self.too_long[peer.index] + self.rate_limited[peer.index]
+
+    def _read_lines(self, peer: Peer, end: int) -> None:
+        """Read whole lines of ``buffer[:end]`` and keep the rest."""
+        now_ns = monotonic_ns()
+        *lines, rest = bytes(self._view[:end]).split(b"\n")
+        if len(rest) > len(self.buffer) // 2:  # a line without an end
+            self.sequences.damaged += 1
+            rest = b""
+        peer.tail = rest
+        read = self._hello if self.is_scouting else self._line
+        for line in lines:
+            if line.startswith(NOTICE):
+                self._notice(peer, line + b"\n")
+            else:
+                read(peer, line, now_ns)
+
+    def _hello(self, _peer: Peer, line: bytes, _now_ns: int) -> None:
+        heard = read_hello(line)
+        if heard is not None:
+            sender, prefix_bytes = heard
+            self.prefix_bytes[sender] = prefix_bytes
+            self._prefix_by_sender.setdefault(sender, line[:prefix_bytes])
+
+    def _line(self, peer: Peer, line: bytes, now_ns: int) -> None:
+        start = line.find(b"] ") + 2
+        message = line[start:] + b"\n"
+        found: tuple[int, int] | None
+        if message[0] == MARK_BYTE:
+            mark = self._payload.read_marked(message)
+            found = mark and mark[:2]
+            if mark:
+                self._sample(peer, mark, now_ns)
+        else:
+            found = self._payload.read_plain(message)
+        if found is None or not self._is_named_so(found[0], line[:start]):
+            self.sequences.damaged += 1
+            return
+        self.sequences.see(peer.index, *found)
+
+    def _is_named_so(self, sender: int, prefix: bytes) -> bool:
+        """Tell whether *prefix* is what the server put before *sender*'s hello.
+
+        Only a lone reader that is its own scout has not heard one; then the first line counts.
+        """
+        return self._prefix_by_sender.setdefault(sender, prefix) == prefix
+
+    @property
+    def spots_needed(self) -> bool:
+        """Tell whether there are lines that nobody reads, though they carry numbers."""
+        return not self._full and not self.is_scouting and self._payload.has_sequence
+
+    def spot_check(self, peer: Peer, end: int) -> None:
+        """Look into some whole lines of ``buffer[:end]`` that are not marked.
+
+        Call it before `inspect`, so that no mark behind a line has been seen before it.
+        """
+        start = 0 if self.buffer[0] == PREFIX_BYTE else self.buffer.find(b"\n", 0, end) + 1
+        lines = bytes(self._view[start:end]).split(b"\n", SPOT_LINES)
+        for line in lines[:-1]:
+            if line.startswith(NOTICE):
+                continue
+            at = line.find(b"] ") + 2
+            if line[at : at + 1] == MARK:  # every one of these is looked at anyway
+                continue
+            found = self._payload.read_plain(line[at:] + b"\n")
+            if found is None or not self._is_named_so(found[0], line[:at]):
+                self.sequences.damaged += 1
+            else:
+                self.sequences.look_into(peer.index, *found)

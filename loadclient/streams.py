@@ -1,0 +1,78 @@
+"""Standard streams that may be closed, full or broken, without an end to the run they show.
+
+Rule: a run costs minutes and its result is a file and an exit code. Whoever watches it (a pipe, a
+terminal, a log on a full disk) may go away; that takes nothing from the result.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO, cast
+
+FAILURES = (OSError, ValueError)  # full or broken; closed by Python
+
+
+class _Unheard(io.TextIOBase):
+    """Writes to a stream as long as that works, and then to nobody."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # there it can be assigned to
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        try:
+            return self._stream is not None and self._stream.isatty()
+        except FAILURES:
+            return False
+
+    def write(self, text: str, /) -> int:
+        if self._stream is not None:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # a run's name in a locale that cannot say it
+                self.write(text.encode("ascii", "replace").decode())
+            except FAILURES:
+                self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except FAILURES:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Lead what is still in buffers to nowhere: the interpreter's last flush would fail too.
+
+        It would replace the exit code by 120.
+        """
+        stream, self._stream = self._stream, None
+        assert stream is not None  # noqa: S101 - only a stream that is there can fail
+        with suppress(*FAILURES), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def unheard(stream: TextIO | None) -> TextIO:
+    """Return *stream* (None if there is none) as one that never fails."""
+    return cast("TextIO", _Unheard(stream))
+
+
+def open_missing() -> None:
+    """Give a standard stream that was closed from the start to nobody.
+
+    Otherwise the next file or socket takes its number, and print(file=None) means stdout.
+    """
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - for as long as the process lasts
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - so too
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - so too
