@@ -1,0 +1,39 @@
+from dataclasses import fields
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from etltd.stats import Log2Histogram, LoopStats
+
+
+@given(st.lists(st.integers(0, 2**40)), st.integers(0, 10), st.integers(10, 45))
+def test_buckets_count_exactly_what_is_at_most_their_edge(
+    values: list[int], lowest: int, highest: int
+) -> None:
+    """An edge that is off by one puts every power of two into the wrong bucket."""
+    histogram = Log2Histogram()
+    for value in values:
+        histogram.observe(value)
+
+    edges, count = histogram.buckets(lowest, highest)
+
+    assert count == len(values)
+    assert edges == [
+        (2**k - 1, sum(value < 2**k for value in values)) for k in range(lowest, highest + 1)
+    ]
+    assert histogram.total == sum(values)
+
+
+def test_every_field_says_what_it_is() -> None:
+    for declared in fields(LoopStats):
+        assert declared.metadata["help"].endswith("."), declared.name
+        assert declared.metadata["kind"] in {"counter", "counters", "gauge", "histogram"}
+
+
+def test_all_syscalls_include_the_two_counted_elsewhere() -> None:
+    stats = LoopStats(epoll_waits=3)
+    stats.epoll_ctl["add"] = 2
+    stats.epoll_ctl["mod"] = 5
+
+    assert stats.all_syscalls()["epoll_wait"] == 3
+    assert stats.all_syscalls()["epoll_ctl"] == 7

@@ -1,0 +1,349 @@
+"""The command against real daemons, and one sentence for every mistake."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.cli import main
+from loadclient.compare import store
+from loadclient.compare.bench import GivenDaemons, OwnDaemons
+from loadclient.compare.choices import CompareOptions, decided, spelt
+from loadclient.compare.design import compared, plan
+from loadclient.compare.probing import ask_the_kernel
+from loadclient.compare.study import Design, Kind, Study
+from loadclient.daemon import running_daemon
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL = ("--pairs", "6", "--conns", "10", "--slice-seconds", "0.5", "--settle-seconds", "0")
+SLOWER_ON_PURPOSE = """
+pairs = 8
+slice-seconds = 0.5
+settle-seconds = 0.2
+pairs-per-daemon = 4
+
+[[cell]]
+name = "a write per message"
+conns = 40
+rate = 20
+a = { name = "message", mode = "lt", fan-out = "message" }
+b = { name = "batch", mode = "lt", fan-out = "batch" }
+"""
+
+
+def compare(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["compare", *map(str, arguments)])
+    return left.value.code
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run a command that must be refused before anything is measured; return its sentence."""
+
+    def run(*arguments: object) -> str:
+        code = compare(*arguments)
+        out, err = capfd.readouterr()
+        assert code == 2, err
+        assert out == ""
+        assert err.count("\n") == 1
+        assert not list(folder.glob("**/*.jsonl"))
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--quick", "--preset", "original"), "--quick: it contradicts --preset original"),
+        (("--quick", "--pairs", "5"), "--pairs 5: at least 6"),
+        (("--quick", "--pairs", "6"), "--pairs 6: with 3 cells at least 7"),
+        (("--pairs", "0"), "--pairs"),
+        (("--pairs", "six"), '"six" is not a whole number'),
+        (("--msg-bytes", "64,8"), '"8" is not a whole number from 32 to 1048576'),
+        (("--msg-bytes", "64,"), '"" is not a whole number'),
+        (("--drain", "now"), '"now" is not one of usual, eagain, short-read'),
+        (("--modes", "et"), '"et" is not two different modes'),
+        (("--modes", "et,xt"), '"xt" is not one of et, lt'),
+        (("--slice-seconds", "0.1"), "--slice-seconds"),
+        (("--slice-seconds", "nan"), '"nan" is not a finite number'),
+        (("--study", "none.toml"), 'none.toml": No such file'),
+        (("--resume", "none.jsonl"), "No such file"),
+        (("--resume", "none.jsonl", "--quick"), "--quick: a resumed study is already decided"),
+        (("--html", "no/where.html", "--quick"), 'the folder "no" does not exist'),
+        (("--json", "no/where.json", "--quick"), 'the folder "no" does not exist'),
+        (("--raw", "no/where.jsonl", "--quick"), 'the folder "no" does not exist'),
+        (("--a", "127.0.0.1:9000"), "give all four, or none"),
+        (("--preset", "original", "--pairs", "9"), "--pairs: it means nothing with"),
+        (("--preset", "original", "--json", "no/x"), 'the folder "no" does not exist'),
+        (("--preset", "best"), "--preset"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    mistake: Callable[..., str], arguments: tuple[str, ...], words: str
+) -> None:
+    assert words in mistake(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("64,512", "with 2 cells at least 7"), ("64 512", '"64 512" is not a whole number')],
+)
+def test_the_environment_means_what_the_flag_means(
+    mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch, value: str, words: str
+) -> None:
+    """A list is one word with commas; with spaces, nothing may be taken and the rest dropped."""
+    monkeypatch.setenv("LOADCLIENT_MSG_BYTES", value)
+
+    assert words in mistake("--pairs", 6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"--a": "9000"}, '--a "9000": must be HOST:PORT'),
+        ({"--b": "host:99999"}, "must be HOST:PORT"),
+        ({"--b-metrics": "127.0.0.1:9700/metrics"}, "must begin with http://"),
+        ({"--drain": "eagain"}, "decides them itself"),
+        ({"--study": "s.toml"}, "--a: the cells are in the --study file"),
+    ],
+)
+def test_a_mistake_about_given_daemons_is_one_sentence(
+    mistake: Callable[..., str], folder: Path, changed: dict[str, str], words: str
+) -> None:
+    (folder / "s.toml").write_text("[[cell]]\n")
+    given = {
+        "--a": "127.0.0.1:9000",
+        "--a-metrics": "http://127.0.0.1:1/metrics",
+        "--b": "127.0.0.1:9001",
+        "--b-metrics": "http://127.0.0.1:1/metrics",
+    }
+
+    assert words in mistake(*(word for pair in (given | changed).items() for word in pair))
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        ("[[cell]\n", "s.toml"),
+        ("[[cell]]\nsenders = 200\n", "there are only 100 connections"),
+        ("[[cell]]\nnever-readers = 99\n", "nobody hears itself"),
+        ("[[cell]]\n[[cell]]\n", "two cells are named"),
+        ("pairs = 3\n[[cell]]\n", "no finite 95% interval"),
+    ],
+)
+def test_a_study_that_cannot_be_run_is_refused_at_once(
+    mistake: Callable[..., str], folder: Path, study: str, words: str
+) -> None:
+    (folder / "s.toml").write_text(study)
+
+    assert words in mistake("--study", "s.toml")
+
+
+@pytest.mark.parametrize(
+    "more", [("--quick",), ("--preset", "quick"), ("--modes", "lt,et"), ("--conns", "5")]
+)
+def test_what_a_study_decides_is_not_decided_twice(
+    mistake: Callable[..., str], folder: Path, more: tuple[str, ...]
+) -> None:
+    (folder / "s.toml").write_text("[[cell]]\n")
+
+    assert f"{more[0]}: the cells are in the --study file" in mistake("--study", "s.toml", *more)
+
+
+def test_a_study_without_a_seed_draws_one(folder: Path) -> None:
+    (folder / "s.toml").write_text("[[cell]]\n")
+    (folder / "seeded.toml").write_text("seed = 5\n[[cell]]\n")
+
+    drawn = {decided(CompareOptions(study=folder / "s.toml"), []).seed for _ in range(5)}
+    assert len(drawn) > 1
+    assert decided(CompareOptions(study=folder / "seeded.toml"), []).seed == 5
+    assert decided(CompareOptions(study=folder / "seeded.toml", seed=6), []).seed == 6
+
+
+def test_somebody_elses_file_is_not_overwritten(folder: Path, capfd: object) -> None:
+    (folder / "mine.jsonl").write_text("precious\n")
+
+    assert compare("--quick", "--raw", "mine.jsonl") == 2
+    assert (folder / "mine.jsonl").read_text() == "precious\n"
+    assert "the file exists" in capfd.readouterr().err
+
+
+def test_a_daemon_that_refuses_its_options_is_quoted(folder: Path, capfd: object) -> None:
+    (folder / "s.toml").write_text('[[cell]]\nserver = { fan-in = "x" }\n')
+
+    assert compare("--study", "s.toml") == 1
+    err = capfd.readouterr().err
+    assert "fan-in" in err
+    assert "go on with: loadclient compare --resume report/compare-" in err
+
+
+def test_the_modes_can_be_turned_round() -> None:
+    options = CompareOptions(modes=("lt", "et"), msg_bytes=(64, 512), drain=("eagain",), conns=7)
+    design = decided(options, [])
+
+    assert [(cell.a.name, cell.b.name) for cell in design.cells] == [
+        ("lt", "et"), ("lt", "et"), ("et again", "et"),
+    ]  # fmt: skip
+    assert {cell.shape.conns for cell in design.cells} == {7}
+    assert spelt(options, 4) == (
+        "loadclient compare --modes lt,et --msg-bytes 64,512 --drain eagain --conns 7 --seed 4"
+    )
+    assert spelt(CompareOptions(quick=True, probe=False), None) == (
+        "loadclient compare --quick --no-probe"
+    )
+
+
+def test_a_preset_keeps_its_cells_when_only_numbers_change() -> None:
+    design = decided(CompareOptions(quick=True, pairs=12, slice_seconds=3, seed=9), [])
+
+    assert (design.preset, design.pairs, design.slice_seconds, design.seed) == ("quick", 12, 3, 9)
+    assert len(design.cells) == 4
+
+
+@pytest.mark.system
+def test_a_daemon_made_slower_on_purpose_is_found_though_the_study_was_interrupted(
+    folder: Path, capfd: object
+) -> None:
+    """A write per message and peer costs many times the processor time of one per tick."""
+    (folder / "slower.toml").write_text(SLOWER_ON_PURPOSE)
+    raw = folder / "raw.jsonl"
+    begun = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "loadclient",
+            "compare",
+            "--study",
+            "slower.toml",
+            "--raw",
+            raw,
+            "--no-probe",
+        ],
+        env={"PYTHONPATH": str(Path(__file__).parents[3]), "PATH": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: raw.exists() and raw.read_text().count("\n") > 4, 60)
+    begun.send_signal(signal.SIGINT)
+    out, err = begun.communicate(timeout=30)
+    before = store.read(raw)
+
+    assert begun.returncode == 130
+    assert "NOT FINISHED" in out
+    assert f"go on with: loadclient compare --resume {raw}" in err
+    assert Study.from_json((folder / "raw.json").read_text()).complete is False
+
+    assert compare("--resume", raw) in {0, 4}  # 4: the client was late in too many slices
+    study = Study.from_json((folder / "raw.json").read_text())
+    cell, control = study.cells
+    cpu = cell.effects[0]
+
+    assert study.complete
+    steps = [step for block in plan(study.design) for step in block.steps]
+    assert [one.index for one in study.slices] == [step.index for step in steps]
+    kept = [one for one in study.slices if before.slices.get(one.index) == one]
+    assert len(kept) >= 2
+    assert control.verdict not in {Kind.A_BETTER, Kind.B_BETTER}
+    assert cpu.ratio > 3
+    if study.fitness.fit is not False and cell.not_comparable is None:
+        assert cpu.low > 3
+        assert cell.verdict is Kind.B_BETTER
+        assert cell.sentence == "batch better"
+    writes = (cell.a.syscalls_per_message, cell.b.syscalls_per_message)
+    assert sum(writes[0][kind] for kind in ("sendto", "sendmsg")) == pytest.approx(39, rel=0.01)
+    assert sum(writes[1][kind] for kind in ("sendto", "sendmsg")) < 10
+    assert "verdicts" in capfd.readouterr().out
+
+
+@pytest.mark.system
+def test_two_given_daemons_are_compared_by_what_they_say_they_are(folder: Path) -> None:
+    with (
+        running_daemon("et", folder / "a.log") as a,
+        running_daemon("lt", folder / "b.log") as b,
+    ):
+        code = compare(
+            "--a", f"127.0.0.1:{a.address[1]}", "--a-metrics", a.metrics,
+            "--b", f"127.0.0.1:{b.address[1]}", "--b-metrics", b.metrics,
+            "--json", "x.json", "--html", "x.html", "--quiet", *SMALL,
+        )  # fmt: skip
+    study = Study.from_json((folder / "x.json").read_text())
+    cell = study.cells[0]
+
+    assert code in {0, 4}
+    assert (cell.a.name, cell.b.name) == ("et", "lt")
+    assert cell.not_comparable is None
+    assert all(check.holds for check in cell.fingerprint)
+    assert cell.a.eagain_per_message["recvfrom"] == pytest.approx(1, rel=0.1)
+    assert cell.b.eagain_per_message["recvfrom"] == 0
+    assert sum(cell.a.wakeup_events.values()) == pytest.approx(1)
+    assert study.kernel == ()
+    assert cell.cell in (folder / "x.html").read_text()
+
+
+def test_a_process_that_is_gone_cannot_be_asked_about(folder: Path) -> None:
+    """The study goes on without the kernel and says so, and does not ask again."""
+    with running_daemon("lt", folder / "gone.log") as gone:
+        pass
+    design = Design(cells=(compared(64), compared(128)))
+    heard, complete = ask_the_kernel(design, GivenDaemons(gone, gone), lambda _: None)
+
+    assert complete
+    assert [one.cell for one in heard] == [design.cells[0].name]
+    assert heard[0].unavailable.startswith("etlt-probe: ")
+
+
+@pytest.mark.kernel
+@pytest.mark.system
+def test_the_kernel_counts_what_the_daemon_counts() -> None:
+    """The third witness, in slices of its own: every count of both is the same."""
+    design = Design(slice_seconds=0.5, settle_seconds=0, cells=(compared(64),))
+    heard, complete = ask_the_kernel(design, OwnDaemons(), lambda _: None)
+    et, lt = heard
+
+    assert complete
+    assert et.unavailable == ""
+    assert et.contradictions == lt.contradictions == []
+    assert et.messages == lt.messages >= 2500
+    assert et.kernel["recvfrom that found nothing"] > 2500
+    assert lt.kernel["recvfrom that found nothing"] == 0
+
+
+@pytest.mark.system
+def test_the_originals_score_is_earned_by_a_server_that_never_reads(
+    folder: Path, capfd: object
+) -> None:
+    code = compare(
+        "--preset", "original", "--conns", 20, "--rate", 20, "--slice-seconds", 1,
+        "--msg-bytes", 64, "--json", "o.json",
+    )  # fmt: skip
+    rows = json.loads((folder / "o.json").read_text())["original"]
+    et, lt, silent = rows
+
+    assert code == 0
+    assert [row["server"] for row in rows] == ["et", "lt", "never reads"]
+    assert [row["sent_per_second"] for row in rows] == pytest.approx([400] * 3, rel=0.02)
+    assert (et["processed"], lt["processed"], silent["processed"]) == (400, 400, None)
+    assert silent["unread_at_server_bytes"] + silent["in_send_buffers_bytes"] == 400 * 64
+    assert silent["unread_at_server_bytes"] > 0
+    assert silent["delivery_ratio"] is None
+    assert et["delivery_ratio"] == lt["delivery_ratio"] == 1.0
+    assert et["unread_at_clients_bytes"] > 0
+    assert "never reads" in capfd.readouterr().out

@@ -1,0 +1,151 @@
+"""What is asked and in which order: balanced, repeatable, and able to show something."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadclient.compare.design import (
+    SHAPES,
+    compared,
+    comparisons,
+    control,
+    doubts,
+    expected_seconds,
+    factorial,
+    full,
+    plan,
+    probed,
+    probing_seconds,
+    quick,
+    with_control,
+)
+from loadclient.compare.study import Design
+
+designs = st.builds(
+    lambda seed, pairs, per: replace(quick(), seed=seed, pairs=pairs, pairs_per_daemon=per),
+    st.integers(0, 2**31),
+    st.integers(1, 23),
+    st.integers(1, 7),
+)
+
+
+@given(designs)
+def test_every_pair_is_measured_once_and_in_one_block(design: Design) -> None:
+    blocks = plan(design)
+    seen = Counter((s.cell, s.pair, s.arm) for block in blocks for s in block.steps)
+
+    assert set(seen.values()) == {1}
+    assert len(seen) == 2 * design.pairs * len(design.cells)
+    for block in blocks:
+        arms = Counter(step.pair for step in block.steps)
+        assert set(arms.values()) == {2}
+        assert len(arms) <= design.pairs_per_daemon
+        assert {step.cell for step in block.steps} == {block.cell.name}
+
+
+@given(designs)
+def test_indices_are_the_order(design: Design) -> None:
+    steps = [step for block in plan(design) for step in block.steps]
+
+    assert [step.index for step in steps] == list(range(len(steps)))
+
+
+@given(designs)
+def test_neither_arm_goes_first_more_often(design: Design) -> None:
+    """A drift over a pair, such as a cooling processor, must favour nobody."""
+    for cell in design.cells:
+        steps = [s for block in plan(design) for s in block.steps if s.cell == cell.name]
+        steps.sort(key=lambda step: step.index)
+        first = Counter(step.arm for step in steps[::2])
+        assert abs(first["a"] - first["b"]) <= 1
+
+
+@given(designs)
+def test_the_same_seed_gives_the_same_plan(design: Design) -> None:
+    assert plan(design) == plan(replace(design))
+
+
+def test_the_kernel_is_asked_last_and_about_every_question() -> None:
+    """What the probe costs must not touch what is timed."""
+    design = quick()
+    timed = [step.index for block in plan(design) for step in block.steps]
+    asked = [step for block in probed(design) for step in block.steps]
+
+    assert [step.index for step in asked] == list(range(len(timed), len(timed) + 6))
+    assert {step.cell for step in asked} == {c.name for c in design.cells if not c.control}
+    assert [step.arm for step in asked] == ["a", "b"] * 3
+
+
+def test_another_seed_gives_another_plan() -> None:
+    plans = {repr(plan(replace(quick(), seed=seed))) for seed in range(20)}
+
+    assert len(plans) == 20
+
+
+def test_pairs_stay_in_order_within_a_cell() -> None:
+    """Later pairs meet later daemons."""
+    design = full()
+    for cell in design.cells:
+        pairs = [s.pair for block in plan(design) for s in block.steps if s.cell == cell.name]
+        assert pairs == sorted(pairs)
+
+
+@pytest.mark.parametrize("design", [quick(), full()], ids=lambda design: design.preset)
+def test_presets_can_show_something(design: Design) -> None:
+    assert list(doubts(design)) == []
+    assert sum(cell.control for cell in design.cells) == 1
+
+
+def test_quick_takes_about_three_minutes_and_full_half_an_hour() -> None:
+    """As the help says."""
+    assert 150 <= expected_seconds(quick()) + probing_seconds(quick()) <= 210
+    assert 20 * 60 <= expected_seconds(full()) + probing_seconds(full()) <= 35 * 60
+    assert len(full().cells) == 21
+
+
+def test_the_control_is_the_second_arm_twice() -> None:
+    cell = control(compared(64))
+
+    assert cell.a.mode == cell.b.mode == "lt"
+    assert cell.a.options == cell.b.options
+    assert cell.a.name != cell.b.name
+
+
+def test_a_design_has_one_control_however_often_it_is_asked_for() -> None:
+    design = with_control(with_control(Design(cells=(compared(64), compared(512)))))
+
+    assert [cell.control for cell in design.cells] == [False, False, True]
+    assert comparisons(design) == 2
+    assert with_control(Design()).cells == ()
+
+
+@pytest.mark.parametrize(
+    ("design", "words"),
+    [
+        (Design(), "at least one cell"),
+        (Design(cells=(compared(64), compared(64))), "two cells are named"),
+        (Design(pairs=5, cells=(compared(64),)), "no finite 95% interval"),
+        (Design(pairs=6, cells=(compared(64), compared(128))), "at least 7"),
+    ],
+)
+def test_a_design_that_can_show_nothing_says_so(design: Design, words: str) -> None:
+    assert words in " ".join(doubts(design))
+
+
+def test_equal_policies_are_equal_in_both_arms() -> None:
+    """What is left must be the mode."""
+    for drain in ("eagain", "short-read"):
+        cell = compared(64, drain)
+        assert cell.a.options == cell.b.options == {"drain": drain, "reads-per-event": "16"}
+    assert compared(64, "usual").a.options == {}
+
+
+def test_a_factorial_has_every_combination() -> None:
+    cells = factorial((64, 512), ("usual", "eagain"), SHAPES[0])
+
+    assert len({cell.name for cell in cells}) == 4

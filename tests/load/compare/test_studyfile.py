@@ -1,0 +1,85 @@
+"""A study in TOML: what it may say, and one sentence for everything else."""
+
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from loadclient.compare.studyfile import design_of
+from loadclient.options import UsageError
+
+WHOLE = """
+pairs = 12
+slice-seconds = 1.5
+seed = 3
+
+[[cell]]
+msg-bytes = 512
+drain = "short-read"
+conns = 200
+burst = false
+server = { sndbuf = 16384 }
+
+[[cell]]
+name = "one write per message"
+msg-bytes = 64
+shape = "usual crowd"
+a = { name = "message", mode = "lt", fan-out = "message" }
+b = { mode = "lt", fan_out = "batch" }
+"""
+
+
+def test_a_study_says_everything_about_its_cells() -> None:
+    design = design_of(tomllib.loads(WHOLE), "mine")
+    first, second, control = design.cells
+
+    assert (design.preset, design.pairs, design.slice_seconds, design.seed) == ("mine", 12, 1.5, 3)
+    assert first.name == "512 B, conns 200, staggered, short-read"
+    assert (first.shape.conns, first.shape.rate, first.shape.burst) == (200, 50, False)
+    assert first.a.options == {"sndbuf": "16384", "drain": "short-read", "reads-per-event": "16"}
+    assert (second.name, second.drain) == ("one write per message", "own")
+    assert second.shape.name == "usual crowd"
+    assert (second.a.name, second.a.options) == ("message", {"fan-out": "message"})
+    assert (second.b.name, second.b.options) == ("lt batch", {"fan-out": "batch"})
+    assert control.control
+
+
+def test_a_cell_may_say_nothing() -> None:
+    assert design_of({"cell": [{}]}, "mine").cells[0].name == "64 B, all talk, usual"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("pairs = 10", "at least one"),
+        ("cell = 3", "at least one"),
+        ("cell = [1]", "at least one"),
+        ("pears = 10\n[[cell]]", 'no key "pears"'),
+        ("[[cell]]\nsize = 3", 'cell 1: there is no key "size"'),
+        ("pairs = 2.5\n[[cell]]", "pairs = 2.5; it must be a whole number from 1 to 1000"),
+        ("pairs = true\n[[cell]]", "pairs = True"),
+        ('slice-seconds = "long"\n[[cell]]', "it must be a number from 0.5"),
+        ("margin = nan\n[[cell]]", "margin = nan"),
+        ("[[cell]]\nmsg-bytes = 8", "msg-bytes = 8; it must be a whole number from 32"),
+        ('[[cell]]\ndrain = "never"', "one of usual, eagain, short-read"),
+        ('[[cell]]\nburst = "no"', "true or false"),
+        ("[[cell]]\nname = 3", "in quotes"),
+        ('[[cell]]\nshape = ""', "in quotes"),
+        ("[[cell]]\nserver = 3", "must be a table"),
+        ('[[cell]]\na = { mode = "lt" }', "give both a and b"),
+        ('[[cell]]\na = 3\nb = { mode = "lt" }', "must be a table"),
+        ('[[cell]]\na = { mode = "x" }\nb = { mode = "lt" }', "mode must be one of et, lt"),
+        ('[[cell]]\na = { mode = "lt" }\nb = { mode = "lt" }', 'both named "lt"'),
+        (
+            '[[cell]]\ndrain = "eagain"\na = { mode = "lt" }\nb = { mode = "et" }',
+            "drain is an option of theirs",
+        ),
+    ],
+)
+def test_what_it_may_not_say_is_one_sentence(text: str, words: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        design_of(tomllib.loads(text), "mine")
+
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)

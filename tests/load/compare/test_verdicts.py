@@ -1,0 +1,325 @@
+"""Simulated studies with a known truth: what is called better, and what must not be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from scipy.stats import binomtest
+
+from loadclient.compare.analysis import analyse, paired
+from loadclient.compare.design import compared, quick, with_control
+from loadclient.compare.simulation import World, simulated_slices, simulated_study
+from loadclient.compare.study import OUTCOMES, PRIMARY, Arm, CellReport, Design, Kind, Slice, Study
+from loadclient.compare.verdict import Court, fitness, interval, measured, percent
+
+FIRST = quick().cells[0].name
+BETTER = {Kind.A_BETTER, Kind.B_BETTER}
+JUDGED = [outcome.name for outcome in OUTCOMES if outcome.lower_is_better is not None]
+CALM = World(noise=0.003, drift=0.3)
+
+
+def report(study: Study, cell: str) -> CellReport:
+    return next(report for report in study.cells if report.cell == cell)
+
+
+def primary(cell: CellReport) -> object:
+    return next(effect for effect in cell.effects if effect.outcome == PRIMARY.name)
+
+
+def test_equal_daemons_are_called_different_no_more_often_than_allowed() -> None:
+    """A tool that always finds a winner is a random number generator with axes."""
+    design = with_control(Design(pairs=10, cells=(compared(64), compared(512))))
+    studies = 400
+    wrong = unfit = 0
+    for seed in range(studies):
+        _, cells = analyse(design, simulated_slices(design, World(histograms=False), seed))
+        verdicts = {cell.cell: primary(cell).verdict for cell in cells}
+        wrong += any(verdict in BETTER for verdict in verdicts.values())
+        control = primary(cells[-1])
+        unfit += not control.low <= 1 <= control.high
+        assert cells[-1].verdict not in BETTER
+
+    assert binomtest(wrong, studies, 0.05, alternative="greater").pvalue > 0.001
+    assert binomtest(unfit, studies, 0.05, alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.parametrize(("truth", "kind"), [(0.8, Kind.A_BETTER), (1.25, Kind.B_BETTER)])
+def test_a_real_difference_is_found_with_its_sign_and_size(truth: float, kind: Kind) -> None:
+    found = Counter()
+    ratios = []
+    for seed in range(20):
+        study = simulated_study(world=World(a_over_b={FIRST: truth}, noise=0.03), seed=seed)
+        effect = primary(report(study, FIRST))
+        found[report(study, FIRST).verdict] += 1
+        ratios.append(effect.ratio)
+
+    assert set(found) <= {kind, Kind.INCONCLUSIVE, Kind.NOT_COMPARABLE}
+    assert found[kind] >= 10
+    assert sum(abs(ratio / truth - 1) < 0.15 for ratio in ratios) >= 18
+
+
+def test_a_calm_machine_can_show_that_there_is_no_difference() -> None:
+    design = replace(quick(), pairs=20)
+    world = replace(CALM, noise=0.002, spikes=0.0)
+    verdicts = Counter(simulated_study(design, world, seed).cells[0].verdict for seed in range(10))
+
+    assert verdicts[Kind.EQUIVALENT] >= 8
+    assert "equivalent within ±2 %" in {
+        cell.sentence for cell in simulated_study(design, world).cells
+    }
+
+
+def test_a_noisy_machine_says_what_it_would_take() -> None:
+    study = simulated_study(world=World(noise=0.3), seed=3)
+    sentence = report(study, FIRST).sentence
+
+    assert report(study, FIRST).verdict is Kind.INCONCLUSIVE
+    assert "pairs to see 2 %" in sentence
+    assert "could have seen" in sentence
+
+
+def test_a_mode_that_was_not_in_force_is_not_compared() -> None:
+    """Started as ET, but its counters are LT's."""
+    study = simulated_study(world=World(a_over_b={FIRST: 0.5}, wrong_mode=FIRST))
+    cell = report(study, FIRST)
+
+    assert cell.verdict is Kind.NOT_COMPARABLE
+    assert "was to show its metrics say mode et, but shows lt" in cell.sentence
+    assert {effect.verdict for effect in cell.effects} == {Kind.NOT_COMPARABLE, None}
+    assert not all(check.holds for check in cell.fingerprint)
+    assert all(effect.p_holm is None for effect in cell.effects)
+
+
+def changed(slices: tuple[Slice, ...], cell: str, arm: str, **changes: object) -> list[Slice]:
+    return [
+        replace(one, **changes) if (one.cell, one.arm) == (cell, arm) else one for one in slices
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes", "words"),
+    [
+        ("a", {"epoll_ctl": {"mod": 3}}, "no epoll_ctl MOD, but shows 30 MODs"),
+        ("a", {"eagain": {"recvfrom": 0}}, "about one read that finds nothing"),
+        ("b", {"eagain": {"recvfrom": 5}}, "no read that finds nothing, but shows 50"),
+        ("b", {"build": {"version": "other"}}, "differ in more than was asked: build version"),
+    ],
+)
+def test_counters_that_contradict_the_mode_end_the_comparison(
+    arm: str, changes: dict[str, object], words: str
+) -> None:
+    design = quick()
+    slices = changed(simulated_slices(design, World()), FIRST, arm, **changes)
+    _, cells = analyse(design, slices)
+
+    assert cells[0].verdict is Kind.NOT_COMPARABLE
+    assert words in cells[0].sentence
+
+
+@pytest.mark.parametrize(("empty", "holds"), [(0, True), (500, True), (9000, False)])
+def test_a_short_read_hardly_ever_leads_to_an_empty_one(empty: int, holds: bool) -> None:  # noqa: FBT001
+    design = with_control(Design(cells=(compared(64, "short-read"),)))
+    slices = simulated_slices(design, World())
+    slices = changed(slices, design.cells[0].name, "a", eagain={"recvfrom": empty})
+    _, cells = analyse(design, slices)
+
+    assert (cells[0].not_comparable is None) == holds
+
+
+def test_an_option_that_the_daemon_does_not_confirm_is_not_in_force() -> None:
+    cell = replace(compared(64), a=Arm(name="x", mode="et", options={"fan-out": "message"}))
+    design = Design(cells=(cell,))
+    slices = simulated_slices(design, World())
+    _, cells = analyse(design, changed(slices, cell.name, "a", config={"fan_out": "batch"}))
+
+    assert "fan-out message, but shows batch" in cells[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("reads", "empty", "revisits", "holds"),
+    [
+        (16, 0, 0, True),  # LT: the budget ended every turn
+        (17, 1, 1, True),  # ET: and gave each of them another, in which there was nothing
+        (17, 0, 1, False),  # half of the turns were not ended by the budget, nor by an empty read
+        (2, 0.5, 0, False),
+        (2, 1.3, 0, False),  # there is no second empty read in a turn
+    ],
+)
+def test_a_turn_that_its_budget_ended_owes_no_empty_read(
+    reads: int,
+    empty: float,
+    revisits: int,
+    holds: bool,  # noqa: FBT001
+) -> None:
+    design = with_control(Design(cells=(compared(64, "eagain"),)))
+    slices = simulated_slices(design, World())
+    events = slices[0].epoll_events["in"]
+    slices = changed(
+        slices,
+        design.cells[0].name,
+        "b",
+        syscalls={"recvfrom": reads * events},
+        eagain={"recvfrom": empty * events},
+        revisits=revisits * events,
+    )
+    _, cells = analyse(design, slices)
+
+    assert (cells[0].not_comparable is None) == holds
+
+
+def test_an_unfit_machine_is_named_before_any_winner() -> None:
+    """If two equal daemons differ, so may any two."""
+    design = quick()
+    control = design.cells[-1].name
+    study = simulated_study(design, World(a_over_b={FIRST: 0.5, control: 0.7}, noise=0.02))
+
+    assert study.fitness.fit is False
+    assert PRIMARY.name in study.fitness.unfit_outcomes
+    assert study.fitness.sentence.startswith("Unfit")
+    assert not any(
+        effect.verdict in BETTER
+        for cell in study.cells
+        for effect in cell.effects
+        if effect.outcome in study.fitness.unfit_outcomes
+    )
+    assert "the A/A arm does not bear this machine out" in report(study, FIRST).sentence
+
+
+def test_without_enough_of_a_control_nothing_is_said_of_the_machine() -> None:
+    design = quick()
+    slices = [one for one in simulated_slices(design, World()) if not one.cell.startswith("A/A")]
+
+    assert analyse(design, slices)[0].fit is None
+    assert "too few valid pairs" in analyse(design, slices)[0].sentence
+    assert fitness(None, 0.95).fit is None
+
+
+def test_without_enough_of_a_control_nobody_is_called_better() -> None:
+    world = World(a_over_b={FIRST: 0.5}, noise=0.01, spikes=0.0)
+    everything = simulated_slices(quick(), world)
+    some = [one for one in everything if not one.cell.startswith("A/A") or one.pair < 5]
+
+    assert analyse(quick(), everything)[1][0].verdict is Kind.A_BETTER
+    assert analyse(quick(), some)[1][0].sentence == (
+        "not comparable (the A/A arm does not bear this machine out)"
+    )
+
+
+def test_a_design_without_a_control_may_still_be_judged() -> None:
+    """But the report says that nothing is known of the machine."""
+    design = replace(quick(), cells=quick().cells[:1])
+    world = World(a_over_b={FIRST: 0.5}, noise=0.01, spikes=0.0)
+    study = simulated_study(design, world)
+
+    assert study.cells[0].verdict is Kind.A_BETTER
+    assert study.fitness.sentence.startswith("There was no A/A arm")
+
+
+def test_invalid_slices_are_discarded_as_pairs_and_counted() -> None:
+    study = simulated_study(world=World(invalid=0.1), seed=2)
+    cells = study.cells
+
+    assert sum(cell.discarded for cell in cells) > 0
+    for cell in cells:
+        assert cell.pairs + cell.discarded == 10
+        assert cell.a.slices == cell.b.slices == cell.pairs
+        assert sum(cell.discarded_because.values()) >= bool(cell.discarded)
+    assert {r for cell in cells for r in cell.discarded_because} == {
+        "messages came N ms late (simulated)"
+    }
+
+
+def test_too_few_valid_pairs_are_not_compared() -> None:
+    study = simulated_study(world=World(invalid=0.6))
+
+    assert report(study, FIRST).verdict is Kind.NOT_COMPARABLE
+    assert "valid pairs" in report(study, FIRST).sentence
+
+
+def test_nothing_measured_is_no_answer() -> None:
+    fit, cells = analyse(quick(), [])
+
+    assert fit.fit is None
+    assert {cell.verdict for cell in cells} == {Kind.NOT_COMPARABLE}
+    assert cells[0].a.outcomes == {}
+    assert cells[0].a.latency_curve == []
+
+
+def test_an_outcome_that_was_not_measured_is_not_compared_and_the_others_are() -> None:
+    """Messages too short to carry their due time have no latency, but they have a cost."""
+    slices = [
+        replace(one, outcomes={**one.outcomes, "latency_p99_seconds": None})
+        for one in simulated_slices(quick(), World())
+    ]
+    cell = analyse(quick(), slices)[1][0]
+    verdicts = {effect.outcome: effect for effect in cell.effects}
+
+    assert verdicts["latency_p99_seconds"].verdict is Kind.NOT_COMPARABLE
+    assert verdicts["latency_p99_seconds"].sentence == (
+        "not comparable (too few pairs for a ratio with an interval)"
+    )
+    assert cell.not_comparable is None
+
+
+def test_half_a_pair_is_no_pair() -> None:
+    slices = simulated_slices(quick(), World())
+    mine = [one for one in slices if one.cell == FIRST]
+    pairs, because, discarded = paired(mine[:-1])
+
+    assert (len(pairs), because, discarded) == (9, {}, 0)
+
+
+def test_significance_does_not_survive_many_cells() -> None:
+    """One cell in twenty looks different by chance; Holm knows how many were looked at."""
+    lonely = with_control(Design(pairs=10, cells=(compared(64),)))
+    crowd = with_control(
+        Design(pairs=10, cells=tuple(compared(size) for size in range(64, 64 + 19)))
+    )
+    world = World(a_over_b={compared(64).name: 0.93}, noise=0.04, histograms=False)
+    alone = sum(simulated_study(lonely, world, s).cells[0].verdict in BETTER for s in range(40))
+    among = [simulated_study(crowd, world, seed).cells[0] for seed in range(40)]
+
+    assert sum(cell.verdict in BETTER for cell in among) < alone
+    assert any("correction for the number of cells" in cell.sentence for cell in among)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "sentence"),
+    [
+        ([(0.0, 0.0)] * 8, "none in either"),
+        ([(0.0, 1.0)] * 8, "none in one of the two: a ratio says nothing"),
+        ([(0.0, 1.0), (1.0, 1.0)] * 4, "not in every pair: a ratio says nothing"),
+        ([(1.0, 1.0)] * 3, "too few pairs for a ratio with an interval"),
+        ([], "too few pairs for a ratio with an interval"),
+    ],
+)
+def test_a_ratio_that_cannot_be_taken_says_why(
+    pairs: list[tuple[float, float]], sentence: str
+) -> None:
+    effect = measured(PRIMARY, pairs, Court(quick(), 3))
+
+    assert effect.ratio is None
+    assert effect.sentence == sentence
+    assert interval(effect) == "-"
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.02, "2 %"), (0.125, "12 %"), (0.0042, "0.42 %"), (1.5, "150 %")]
+)
+def test_percentages_are_readable(share: float, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_a_study_comes_back_as_it_was_stored() -> None:
+    study = simulated_study(world=World(invalid=0.1, wrong_mode=FIRST))
+
+    assert Study.from_json(study.to_json()) == study
+    assert set(JUDGED) == {e.outcome for e in study.cells[0].effects if e.verdict is not None}
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"schema": "etlt.run/1"}'])
+def test_another_file_is_not_taken_for_a_study(text: str) -> None:
+    with pytest.raises(ValueError, match=r"etlt\.comparison/1"):
+        Study.from_json(text)

@@ -1,0 +1,103 @@
+"""Servers to load, good and bad, and ways to start the client against them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from loadclient.cli import main
+from loadclient.daemon import running_daemon
+from loadclient.result import RunResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from loadclient.daemon import Daemon
+
+BUSY = "the client itself was the bottleneck"  # what a busy machine makes of a good client
+TRIES = 4
+FAULTY_SERVER = Path(__file__).with_name("faulty_server.py")
+
+
+@pytest.fixture(autouse=True)
+def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("LOADCLIENT_", "ETLTD_")):
+            monkeypatch.delenv(name)
+
+
+@dataclass
+class FaultyServer:
+    """A running server with one fault, and the process to stop or freeze it by."""
+
+    port: int
+    process: subprocess.Popen[str]
+
+
+@pytest.fixture
+def faulty() -> Iterator[Callable[[str], FaultyServer]]:
+    """Start servers by the name of their fault; "none" behaves."""
+    started = []
+
+    def start(fault: str) -> FaultyServer:
+        process = subprocess.Popen(
+            [sys.executable, str(FAULTY_SERVER), fault], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+        return FaultyServer(int(process.stdout.readline()), process)
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@dataclass
+class Outcome:
+    """What a finished command left behind."""
+
+    code: int
+    result: RunResult | None
+    out: str
+    err: str
+
+    @property
+    def reasons(self) -> str:
+        return " | ".join(self.result.invalid_reasons) if self.result else self.err
+
+
+@pytest.fixture
+def load(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `loadclient run` against a port, briefly, and return what came of it."""
+
+    def run(port: int, *arguments: Any) -> Outcome:
+        path = tmp_path / "result.json"
+        path.unlink(missing_ok=True)
+        tokens = ["run", "127.0.0.1", port, "--json", path, *arguments]
+        for flag, value in {"--conns": 4, "--duration": 1, "--rate": 50, "--warmup": 0}.items():
+            if flag not in arguments:
+                tokens += [flag, value]
+        for _ in range(TRIES):
+            with pytest.raises(SystemExit) as left:
+                main([str(token) for token in tokens])
+            result = RunResult.from_json(path.read_text()) if path.exists() else None
+            outcome = Outcome(left.value.code, result, *capfd.readouterr())
+            if BUSY not in outcome.reasons:
+                break
+        return outcome
+
+    return run
+
+
+@pytest.fixture(params=["lt", "et"])
+def daemon(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Daemon]:
+    """Run the real daemon, in each mode."""
+    with running_daemon(request.param, tmp_path / "daemon.log") as started:
+        yield started

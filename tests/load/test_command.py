@@ -1,0 +1,223 @@
+"""The command line: every wrong word is one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.cli import main
+from loadclient.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import Outcome
+
+
+def leave(capsys: pytest.CaptureFixture[str], *tokens: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(list(tokens))
+    return (left.value.code, *capsys.readouterr())
+
+
+WRONG = {
+    "--conns 0": ("--conns", '"0"', ">= 1"),
+    "--conns 3.7": ("--conns", '"3.7"', "whole number"),
+    "--conns many": ("--conns", '"many"', "whole number"),
+    "--conns 10000000": ("--conns", "10000000", "RLIMIT_NOFILE"),
+    "--duration -1": ("--duration", '"-1.0"', ">= 0"),
+    "--duration nan": ("--duration", '"nan"', "finite"),
+    "--duration long": ("--duration", '"long"', "number"),
+    "--msg-bytes 1": ("--msg-bytes", '"1"', ">= 2"),
+    "--rate 0": ("--rate", '"0.0"', ">= 0.001"),
+    "--procs 0": ("--procs", '"0"', ">= 1"),
+    "--procs 51": ("--procs", "51", "50 connections"),
+    "--senders 51": ("--senders", "51", "50 connections"),
+    "--slow-readers 30 --never-readers 30": ("--slow-readers", "30", "--conns 50"),
+    "--never-readers 49": ("--never-readers", "49", "at least two"),
+    "--no-recv --slow-readers 1": ("--no-recv", "--slow-readers", "must be 0"),
+    "--no-recv --verify full": ("--verify", "full", "--recv"),
+    "--verify some": ("--verify", '"some"', '"sampled", "full"'),
+    "--verify full --msg-bytes 11": ("--msg-bytes", "11", "at least 12"),
+    "--min-delivery-ratio 1.1": ("--min-delivery-ratio", '"1.1"', "<= 1"),
+    "--metrics-port 70000": ("--metrics-port", '"70000"', "<= 65535"),
+    "--server-metrics localhost:9700": ("--server-metrics", '"localhost:9700"', "http://"),
+    "--server-metrics http://": ("--server-metrics", '"http://"', "http://127.0.0.1:9700/metrics"),
+    "--server-metrics http://a:b/": ("--server-metrics", '"http://a:b/"', "is not a URL"),
+    "--server-metrics http://[::1/": ("--server-metrics", '"http://[::1/"', "is not a URL"),
+    "--server-metrics file:///etc/hosts": ("--server-metrics", '"file:///etc/hosts"', "http://"),
+    "--duration 1e300": ("--duration", '"1e+300"', "<= 2678400"),
+    "--warmup 1e300": ("--warmup", '"1e+300"', "<= 2678400"),
+    "--linger 1e300": ("--linger", '"1e+300"', "<= 2678400"),
+    "--connect-timeout 1e300": ("--connect-timeout", '"1e+300"', "<= 2678400"),
+    "--drain-timeout 1e300": ("--drain-timeout", '"1e+300"', "<= 2678400"),
+    "--sndbuf 99999999999": ("--sndbuf", '"99999999999"', "<= 2147483647"),
+    "--rcvbuf 99999999999": ("--rcvbuf", '"99999999999"', "<= 2147483647"),
+    "--slow-readers 1 --slow-reader-rate 99999999999": ("--slow-reader-rate", "<= 2147483647"),
+    "--connect-rate 1e-320": ("--connect-rate", "50 connections", "--connect-timeout 30"),
+    "--rate 0.001 --duration 0.1": ("--duration 0.1", "--rate 0.001", "1000 s apart"),
+    "--linger 5": ("--linger 5", "--metrics-port"),
+    "--slow-reader-rate 5": ("--slow-reader-rate 5", "--slow-readers"),
+    "--metrics-host a..b --metrics-port 0": ("--metrics-host", '"a..b"', "host name"),
+    "a..b": ("host", '"a..b"', "host name"),
+    "--json /nowhere/at/all.json": ("--json", "/nowhere/at/all.json", "does not exist"),
+    "--config /nowhere.toml": ("--config", '"/nowhere.toml"', "No such file"),
+    "--frobnicate 1": ("--frobnicate", "", ""),
+    "localhost nine": ("--port", '"nine"', "whole number"),
+    "localhost 0": ("", '"0"', ">= 1"),
+    "localhost 1 2": ("2", "", ""),
+    "--conns": ("--conns", "", "argument"),
+    "--recv=5": ("--recv", '"5"', "bool"),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_option_is_one_sentence(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It names the option, the value, and what is allowed."""
+    code, out, err = leave(capsys, "run", *words.split())
+
+    assert code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    for part in WRONG[words]:
+        assert part in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LOADCLIENT_CONNS", "none", "LOADCLIENT_CONNS"),
+        ("LOADCLIENT_RECV", "perhaps", "LOADCLIENT_RECV"),
+        ("LOADCLIENT_VERIFY", "some", "LOADCLIENT_VERIFY"),
+        ("LOADCLIENT_CONFIG", "/nowhere.toml", "/nowhere.toml"),
+    ],
+)
+def test_a_wrong_environment_is_one_sentence(
+    name: str, value: str, said: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(name, value)
+    code, _, err = leave(capsys, "run")
+
+    assert code == 2
+    assert err.count("\n") == 1
+    assert said in err
+    assert value in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('conns = "many"', ("[conns]", "many")),
+        ("conns = 3.7", ("[conns]", "3.7")),
+        ("frobnicate = 1", ("frobnicate",)),
+        ("conns = ", ("Invalid value",)),
+        ("[run]\nconns = 4", ("load.toml", '"run" is a table')),
+        ("[[run]]\nconns = 4", ("load.toml", '"run" is an array')),
+        ("conns = [4]", ("load.toml", '"conns" is an array')),
+        ("\xff\xfe", ("load.toml",)),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(
+    text: str, said: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "load.toml"
+    path.write_bytes(text.encode("latin-1"))
+    code, _, err = leave(capsys, "run", "--config", str(path))
+
+    assert code == 2
+    assert err.count("\n") == 1
+    for part in said:
+        assert part in err
+
+
+def test_flag_beats_environment_beats_file_beats_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loadclient import cli
+
+    path = tmp_path / "load.toml"
+    path.write_text("conns = 7\nrate = 7\nmsg-bytes = 77\nhost = 'example.org'\n")
+    monkeypatch.setenv("LOADCLIENT_RATE", "8")
+    monkeypatch.setenv("LOADCLIENT_CONNS", "8")
+    seen: list[tuple[str, Options]] = []
+    monkeypatch.setattr(cli, "check", lambda options: seen.append(("", options)))
+    monkeypatch.setattr(cli, "resolve", lambda host, _port: seen.append((host, Options())))
+    monkeypatch.setattr(cli, "perform", lambda *_: (_ for _ in ()).throw(OSError("enough")))
+    with pytest.raises(SystemExit):
+        main(["run", "--config", str(path), "--conns", "9"])
+    options = seen[0][1]
+
+    assert (options.conns, options.rate, options.msg_bytes) == (9, 8.0, 77)
+    assert options.duration == Options().duration
+    assert seen[1][0] == "example.org"
+
+
+def test_help_shows_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leave(capsys, "run", "--help")
+
+    assert code == 0
+    for name in Options.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in out
+
+
+def test_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = leave(capsys, "--version")
+
+    assert code == 0
+    assert re.fullmatch(r"loadclient \d+\.\d+\.\d+\S*\n", out)
+
+
+def test_a_checkout_that_nobody_installed_has_a_version_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [])  # where installed packages are found
+
+    assert leave(capsys, "--version")[:2] == (0, "loadclient 0+unknown\n")
+
+
+def test_client_and_daemon_spell_a_commit_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a result seems to be of another version than the server it measured."""
+    from etltd.version import commit as of_the_daemon
+    from loadclient.environment import commit
+
+    monkeypatch.delenv("ETLT_COMMIT", raising=False)
+    assert (commit() or "unknown") == of_the_daemon.__wrapped__()
+    monkeypatch.setenv("ETLT_COMMIT", "abc123")
+    assert commit() == of_the_daemon.__wrapped__() == "abc123"
+
+
+def test_an_unknown_command_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = leave(capsys, "rum")
+
+    assert code == 2
+    assert '"rum"' in err
+
+
+def test_an_unknown_host_is_named() -> None:
+    from loadclient.runner import CannotRunError, resolve
+
+    with pytest.raises(CannotRunError, match='"no such host"'):
+        resolve("no such host", 1)
+
+
+def test_unreadable_server_metrics_fail_before_the_load(load: Callable[..., Outcome]) -> None:
+    outcome = load(1, "--server-metrics", "http://127.0.0.1:1/metrics")
+
+    assert outcome.code == 1
+    assert "cannot read the server's metrics at http://127.0.0.1:1/metrics" in outcome.err
+
+
+def test_a_taken_metrics_port_is_named(load: Callable[..., Outcome]) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = load(1, "--metrics-port", port)
+
+    assert outcome.code == 2
+    assert f"--metrics-port {port}: cannot listen" in outcome.err

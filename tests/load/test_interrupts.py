@@ -1,0 +1,100 @@
+"""Ctrl-C in every phase ends the run truthfully; the last one has nothing left to cut short."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from loadclient.crew import Crew
+from loadclient.interrupts import InterruptedRunError
+from loadclient.options import Options
+from loadclient.protocol import Connect, Connected, Failed, Look, Plan
+from loadclient.runner import Run
+from loadclient.verdict import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import FaultyServer
+
+    from loadclient.protocol import Snapshot
+    from loadclient.result import RunResult
+    from loadclient.totals import Frames
+
+pytestmark = pytest.mark.system
+ANSWER_SECONDS = 0.4  # the parent looks at the signals each 0.1 s that it waits for an answer
+
+
+class CtrlC:
+    """An observer that interrupts when a phase begins, while all workers are slow to answer."""
+
+    def __init__(self, phase: str) -> None:
+        self.phase = phase
+
+    def begin(self, run_id: str) -> None:
+        pass
+
+    def look(self, total: Snapshot, frames: Frames) -> None:
+        pass
+
+    def enter(self, phase: str, _seconds: float | None) -> None:
+        if phase != self.phase:
+            return
+        for worker in psutil.Process().children():
+            if "loadclient.worker" in worker.cmdline():
+                worker.suspend()
+                threading.Timer(ANSWER_SECONDS, worker.resume).start()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def interrupted(port: int, phase: str) -> RunResult:
+    options = Options(conns=4, rate=50, duration=1, warmup=0.5, quiet=True)
+    run = Run(options, ("127.0.0.1", port), [CtrlC(phase)])
+    return Verdict(options, run.execute()).result()
+
+
+@pytest.mark.parametrize("phase", ["connect", "hello", "warmup", "measure", "drain"])
+def test_a_run_cut_short_in_any_phase_says_in_which(
+    faulty: Callable[[str], FaultyServer], phase: str
+) -> None:
+    result = interrupted(faulty("none").port, phase)
+
+    assert result.interrupted
+    assert result.invalid_reasons[0] == f"interrupted during {phase}"
+    assert not any("lost" in reason or "owed" in reason for reason in result.invalid_reasons)
+    assert result.messages_received == result.messages_expected
+
+
+def test_ctrl_c_while_settling_does_not_cost_the_result(
+    faulty: Callable[[str], FaultyServer],
+) -> None:
+    """Everything is measured by then; there was a traceback and nothing else."""
+    result = interrupted(faulty("none").port, "settle")
+
+    assert not result.interrupted
+    assert not [reason for reason in result.invalid_reasons if "bottleneck" not in reason]
+    assert result.messages_received == result.messages_expected == 600
+
+
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next() -> None:
+    """After Ctrl-C between the two, each answer would belong to the question before."""
+
+    def interrupt() -> None:
+        raise InterruptedRunError
+
+    plan = Plan(("127.0.0.1", 1), (), 1, 64, 1, False, 0.0, 0, 0, 0)
+    with Crew(1) as crew:
+        worker = crew._workers[0][0]
+        worker.send_signal(signal.SIGSTOP)
+        crew._between = interrupt
+        with pytest.raises(InterruptedRunError):
+            crew.ask(Look(), Failed)
+        crew._between = lambda: None
+        worker.send_signal(signal.SIGCONT)
+
+        assert crew.ask(Connect(plan, 1.0), Connected)[0].connections == 0

@@ -1,0 +1,52 @@
+"""The third witness beside the other two."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.demo import DemoOptions, print_witnesses, question
+from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_client_daemon_and_kernel_say_the_same(mode: str, tmp_path: Path) -> None:
+    """To the call: closeness would hide a counter that is wrong by a constant."""
+    accounts = question(mode, DemoOptions(conns=7, rate=23, report=tmp_path))
+
+    assert accounts.unavailable == ""
+    assert accounts.mode == mode
+    assert [row.name for row in accounts.quantities if row.agrees is not True] == []
+    assert {row.name: row.daemon for row in accounts.quantities}["recvfrom"]
+
+
+def test_a_probe_that_cannot_watch_says_why_in_one_sentence() -> None:
+    with KernelWitness(pid=os.getpid() + 2**21) as witness:
+        pass
+
+    assert witness.report is None
+    assert witness.unavailable.startswith("etlt-probe: ")
+    assert "\n" not in witness.unavailable
+
+
+def test_without_a_probe_the_daemon_speaks_alone() -> None:
+    rows = of_the_kernel({"epoll_wakeups_total": 3}, None)
+
+    assert {row.name: row.daemon for row in rows}["wakeups"] == 3
+    assert {row.kernel for row in rows} == {None}
+    assert {row.agrees for row in rows} == {None}, "one witness alone shows nothing"
+
+
+def test_a_disagreement_is_said_in_so_many_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """A table of numbers alone would let one pass."""
+    print_witnesses([Accounts("lt", [Quantity("wakeups", daemon=3, kernel=4)])])
+
+    said = capsys.readouterr().out
+    assert "NO" in said
+    assert "DISAGREE" in said

@@ -1,0 +1,69 @@
+"""What answers at --server-metrics may be anything; whatever it is, it is one sentence."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.server import ServerUnreadableError, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Outcome
+
+ODD_ANSWERS = {
+    "another protocol": b"SSH-2.0-OpenSSH_9.9\r\n",
+    "silence": b"",
+    "half a page": b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\netltd_x_total 1\n",
+    "a header without end": b"HTTP/1.1 200 OK\r\n" + b"a: " + b"b" * 70_000 + b"\r\n\r\n",
+    "a page": b"HTTP/1.1 200 OK\r\n\r\n<html>",
+    "no text": b"HTTP/1.1 200 OK\r\n\r\n\xff\xfe\x00",
+    "no number": b"HTTP/1.1 200 OK\r\n\r\n# TYPE etltd_x counter\netltd_x_total many\n",
+    "no finite number": b"HTTP/1.1 200 OK\r\n\r\n# TYPE etltd_x counter\netltd_x_total +Inf\n",
+    "a redirection to nowhere": b"HTTP/1.1 302 Found\r\nLocation: http://a:b/\r\n\r\n",
+}
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[bytes], str]]:
+    """Serve one answer to everybody; return its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve(answer: bytes) -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:  # the test is over
+                    return
+                with peer:
+                    peer.recv(65536)
+                    peer.sendall(answer)
+
+        def start(answer: bytes) -> str:
+            threading.Thread(target=serve, args=(answer,), daemon=True).start()
+            return f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+
+        yield start
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_an_odd_answer_is_no_traceback(answering: Callable[[bytes], str], kind: str) -> None:
+    url = answering(ODD_ANSWERS[kind])
+    with pytest.raises(ServerUnreadableError, match=url):
+        read(url)
+
+
+def test_the_chat_port_in_place_of_the_metrics_port_is_one_sentence(
+    answering: Callable[[bytes], str], load: Callable[..., Outcome]
+) -> None:
+    """Whoever mixes up two ports is told, and sees no stack of ours."""
+    outcome = load(1, "--server-metrics", answering(b"[USER1] GET /metrics HTTP/1.1\n"))
+
+    assert outcome.code == 1
+    assert outcome.err.startswith("loadclient: cannot read the server's metrics at http://")
+    assert outcome.err.count("\n") == 1

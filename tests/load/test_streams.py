@@ -1,0 +1,107 @@
+"""Nobody listens any more: the run goes on, and its result and exit code are what they were."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.progress import LiveLine
+from loadclient.protocol import Snapshot
+from loadclient.result import RunResult
+from loadclient.streams import unheard
+from loadclient.totals import Frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import FaultyServer
+
+FRAMES = Frames(72, 72, 72.0)
+LOOKS = 2.2  # seconds of a run that has something to show: rates need two looks, one a second
+
+
+def shell(
+    port: int, path: Path, ends_with: str, seconds: float
+) -> subprocess.CompletedProcess[str]:
+    """Run a brief load in a shell, whose line *ends_with* what becomes of the output."""
+    command = [
+        *(sys.executable, "-m", "loadclient", "run", "127.0.0.1", str(port), "--conns", "4"),
+        *("--duration", str(seconds), "--warmup", "0", "--json", str(path)),
+    ]
+    line = f"set -o pipefail; {shlex.join(command)} {ends_with}"
+    return subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("fault", "ends_with", "seconds"),
+    [
+        ("none", "2>/dev/full", LOOKS),
+        ("drop", "2> >(true)", LOOKS),
+        ("none", ">/dev/full", 0.5),
+        ("drop", ">/dev/full", 0.5),
+        ("none", "| true", 0.5),
+        ("none", ">&- 2>&- <&-", LOOKS),
+    ],
+)
+def test_a_deaf_shell_costs_neither_the_result_nor_the_exit_code(
+    faulty: Callable[[str], FaultyServer],
+    tmp_path: Path,
+    fault: str,
+    ends_with: str,
+    seconds: float,
+) -> None:
+    """A full log disk, a closed stream, a pipe to nobody: none of them makes a run fail."""
+    path = tmp_path / "result.json"
+    done = shell(faulty(fault).port, path, ends_with, seconds)
+    result = RunResult.from_json(path.read_text())
+
+    assert done.returncode == (0 if result.valid else 4)
+    assert result.messages_sent == result.messages_offered > 0
+    assert fault == "none" or not result.valid
+    assert "Traceback" not in done.stderr
+    assert "Errno" not in done.stderr
+
+
+def test_a_terminal_that_hangs_up_does_not_end_the_run() -> None:
+    """Its window was closed: every write fails, from the bar's own thread too."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as terminal, LiveLine(terminal) as line:
+        line.enter("measure", 2)
+        os.close(ours)
+        line.look(Snapshot(now_ns=1), FRAMES)
+        line.look(Snapshot(now_ns=1_000_000_001, sent=5), FRAMES)
+        line.enter("drain", None)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_no_stream_to_show_a_run_on_is_no_reason_to_fail(*, closed: bool) -> None:
+    stream = io.StringIO() if closed else None
+    with LiveLine(stream) as line:
+        line.enter("measure", 2)
+        if stream is not None:
+            stream.close()
+        line.look(Snapshot(now_ns=1), FRAMES)
+        line.look(Snapshot(now_ns=1_000_000_001, sent=5), FRAMES)
+        line.look(Snapshot(now_ns=2_000_000_001, sent=9), FRAMES)
+
+
+def test_what_a_locale_cannot_spell_is_said_with_question_marks() -> None:
+    """The summary of a run with a foreign name would be lost as a whole."""
+    heard = io.BytesIO()
+    stream = unheard(io.TextIOWrapper(heard, encoding="ascii"))
+    stream.write("run größer\n")
+    stream.write("valid\n")
+    stream.flush()
+
+    assert heard.getvalue() == b"run gr??er\nvalid\n"

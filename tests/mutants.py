@@ -1,0 +1,118 @@
+"""Remove one guard at a time; the tests must notice every time.
+
+Usage: python tests/mutants.py [NAME...]
+Each mutant is the package with one piece of text replaced, in a temporary copy of the checkout.
+A mutant that survives, or whose text is no longer found, makes this exit with 1.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 40  # a mutant may hang: that is noticing too; the tests need about five
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One guard removed, and the tests that stand for it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+REACTOR = "etltd/reactor.py"
+ROSTER = "etltd/roster.py"
+DELIVERY = "etltd/delivery.py"
+TICK = "tests/daemon/test_reactor.py"
+
+MUTANTS = [
+    Mutant("ET forgets an unfinished turn", "etltd/trigger.py",
+           "revisit[conn.fd] = conn", "pass", TICK),
+    Mutant("a condemned peer is closed at once", ROSTER,
+           "            self._condemned.append(conn)",
+           "            self._condemned.append(conn)\n            self._close(conn.sock)", TICK),
+    Mutant("a short write is ignored", DELIVERY,
+           "if sent == size:", "if sent:", TICK),
+    Mutant("a short read ends a turn in spite of a hang-up", REACTOR,
+           "self._stop_on_short_read and not conn.hung_up", "self._stop_on_short_read", TICK),
+    Mutant("a hang-up is forgotten after its tick", REACTOR,
+           "conn.hung_up |= flags & ENDED", "conn.hung_up = 0", TICK),
+    Mutant("lack of descriptors is retried at once", REACTOR,
+           "        self._unregister(listener.fd)\n        self._paused",
+           "        self._paused", TICK),
+    Mutant("OUT counts without anything owed", REACTOR,
+           "            if flags & ~select.EPOLLOUT:\n", "            if True:\n", TICK),
+    Mutant("end of input keeps the read interest", "etltd/trigger.py",
+           "(READ if wants_read else 0)", "READ", TICK),
+    Mutant("drops are not announced", DELIVERY,
+           "self.notify(conn, wire.messages_dropped(missed))", "pass", TICK),
+    Mutant("the stream goes on in the middle of a drop", DELIVERY,
+           "if not is_over and not conn.withheld:", "if not is_over:", TICK),
+    Mutant("an outbox has no limit", DELIVERY,
+           "is_over = outbox.size + batch.size > self._config.high_water_bytes",
+           "is_over = False", TICK),
+    Mutant("a view keeps what nobody is owed", "etltd/outbox.py",
+           "if kept <= 2 * owed:", "if True:", TICK),
+    Mutant("short pieces are not merged", "etltd/outbox.py",
+           "    return short and", "    return False and", "tests/daemon/test_outbox.py"),
+    Mutant("a sender hears itself", "etltd/broadcast.py",
+           "Piece(view[end:],", "Piece(view[start:],", "tests/daemon"),
+    Mutant("the last words are not read", REACTOR,
+           "                read(conn, batch)", "                conn.hung_up or read(conn, batch)", TICK),
+    Mutant("a reset loses its count", ROSTER,
+           "            self.count_truncated(conn)\n            if conn.outbox",
+           "            if conn.outbox", TICK),
+    Mutant("an outbox that is dropped is not counted", ROSTER,
+           "stats.messages_dropped[dropped_by] += conn.outbox.messages", "pass", TICK),
+    Mutant("a turn has no budget", REACTOR,
+           "for _ in range(self.reads_per_event):", "for _ in iter(int, 1):", TICK),
+    Mutant("ids are reused", ROSTER,
+           "self._next_id += 1", "self._next_id = len(self.connections) + 2", TICK),
+    Mutant("a too long line is kept", "etltd/wire.py",
+           '            self._tail = b""\n            self._discarding = True',
+           "            self._discarding = True", "tests/daemon/test_wire.py"),
+]  # fmt: skip
+
+
+def survives(mutant: Mutant, copy: Path) -> bool:
+    """Run the tests on *mutant*; return whether they all pass."""
+    target = copy / mutant.file
+    original = target.read_text()
+    if original.count(mutant.old) != 1:
+        print(f"STALE     {mutant.name}: its text is there {original.count(mutant.old)} times")
+        return True
+    target.write_text(original.replace(mutant.old, mutant.new))
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.tests]
+    try:
+        done = subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS, check=False)
+        passed = done.returncode == 0
+    except subprocess.TimeoutExpired:
+        passed = False
+    target.write_text(original)
+    print(f"{'SURVIVED' if passed else 'noticed'}  {mutant.name}", flush=True)
+    return passed
+
+
+def main() -> int:
+    """Try every mutant, or those named."""
+    wanted = [m for m in MUTANTS if not sys.argv[1:] or m.name in sys.argv[1:]]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "etlt"
+        kept_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".hypothesis", "*.lock")
+        shutil.copytree(ROOT, copy, ignore=kept_out)
+        alive = [mutant.name for mutant in wanted if survives(mutant, copy)]
+    print(f"{len(wanted) - len(alive)} of {len(wanted)} mutants noticed")
+    return 1 if alive else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,367 @@
+"""The probe is believed because it counts what was counted already: every number must be equal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ebpf import syscalls
+from ebpf.decode import WAITS, CallCounts, Histogram
+from ebpf.loader import Build
+from ebpf.targets import Wanted
+from tests.probes.rig import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from ebpf.decode import GroupCounts
+
+pytestmark = pytest.mark.kernel
+
+CALLS = ("epoll_wait", "sendto", "sendmsg", "recvfrom", "accept4", "close", "read", "write")
+MOVED = ("sendto", "sendmsg", "recvfrom")
+ERRORS = (
+    ("epoll_wait", "EINTR"),
+    ("epoll_wait", "EINVAL"),
+    ("epoll_ctl", "EEXIST"),
+    ("recvfrom", "EAGAIN"),
+    ("sendto", "EAGAIN"),
+    ("accept4", "EAGAIN"),
+    ("read", "EAGAIN"),
+)
+
+NO_CALLS = CallCounts("none", 0, {}, Histogram((), 0))
+
+
+def flat(counts: GroupCounts) -> dict[str, int]:
+    """Put the kernel's counts under the workload's own names."""
+    calls = counts.calls
+    named = {name: calls[name].calls for name in CALLS if name in calls}
+    named |= {f"{name} bytes": calls[name].result_sum for name in MOVED if name in calls}
+    named |= {
+        f"{name} {error}": calls[name].errors.get(error, 0)
+        for name, error in ERRORS
+        if name in calls
+    }
+    named |= counts.outcomes | counts.operations
+    named |= {f"slot {slot}": count for slot, count in enumerate(counts.events.slots)}
+    return named | {"events": counts.events.total} | counts.switches
+
+
+def difference(after: GroupCounts, before: GroupCounts) -> dict[str, int]:
+    earlier = flat(before)
+    return {name: count - earlier.get(name, 0) for name, count in flat(after).items()}
+
+
+def expected(truth: dict[str, int], names: Any) -> dict[str, int]:
+    """Return the truth under *names*; what the workload never did, it did nought times."""
+    return {name: truth.get(name, 0) for name in names}
+
+
+def without_switches(counted: dict[str, int]) -> dict[str, int]:
+    return {k: v for k, v in counted.items() if k not in ("voluntary", "involuntary")}
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+@pytest.mark.parametrize("build", [Build(), Build(lite=True)], ids=["full", "lite"])
+def test_every_count_of_the_loop_threads_equals_the_workloads_own(
+    mode: str, build: Build, workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    """Calls, bytes, errnos, outcomes, epoll_ctl by operation, events per wait slot by slot."""
+    target = workload(mode)
+    observation = observe(Wanted(pids=(target.pid,)), build)
+    target.arm()
+    before = observation.counts()
+    truth = target.run()
+    after = observation.counts()
+
+    counted = without_switches(difference(after, before))
+
+    assert counted == expected(truth, counted)
+    assert after.untracked == 0
+    assert after.loop_threads == 1  # the second loop thread has ended
+    assert not any(program.missed for program in observation.probe.programs().values())
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_with_all_threads_nothing_any_thread_did_is_missing(
+    mode: str, workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    target = workload(mode)
+    observation = observe(Wanted(pids=(target.pid,)), Build(all_threads=True))
+    target.arm()
+    before = observation.counts()
+    truth = target.run()
+
+    counted = without_switches(difference(observation.counts(), before))
+
+    for name in ("read", "write", "read EAGAIN"):
+        truth[name] = truth.get(name, 0) + truth[f"other {name}"]
+    assert counted == expected(truth, counted)
+
+
+def test_context_switches_equal_the_schedulers_own_count(
+    workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    """Whether a wait slept is decided by these; one too many and `ready` becomes `wakeup`."""
+    target = workload("et", solo=True)
+    observation = observe(Wanted(pids=(target.pid,)))
+    target.arm()
+    before, scheduler_before = observation.counts(), target.switches()
+    target.run()
+    after, scheduler_after = observation.counts(), target.switches()
+
+    counted = {kind: after.switches[kind] - before.switches[kind] for kind in after.switches}
+
+    assert counted == {k: scheduler_after[k] - scheduler_before[k] for k in scheduler_after}
+    assert counted["voluntary"] > 100
+
+
+def test_counts_stay_exact_and_never_fall_while_they_are_read_in_a_loop(
+    workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    target = workload("lt", rounds=1499)
+    observation = observe(Wanted(pids=(target.pid,)))
+    target.arm()
+    before = observation.counts()
+    target.go()
+    finished = threading.Event()
+    readings: list[dict[str, int]] = []
+
+    def read_on() -> None:
+        while not finished.is_set():
+            readings.append(flat(observation.counts()))
+
+    reader = threading.Thread(target=read_on)
+    reader.start()
+    truth = target.truth()
+    finished.set()
+    reader.join()
+    counted = without_switches(difference(observation.counts(), before))
+
+    assert counted == expected(truth, counted)
+    assert len(readings) > 10
+    for earlier, later in pairwise(readings):
+        assert all(later[name] >= count for name, count in earlier.items())
+
+
+def test_counters_go_on_through_a_restart(
+    workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    """A restarted server keeps its series; the first life is not forgotten nor counted twice."""
+    observation = observe(Wanted(comms=("selfcount",)))
+    totals: dict[str, int] = {}
+    for life in range(2):
+        target = workload("et", rounds=211 + life)
+        observation.watch.refresh()
+        target.arm()
+        before = observation.counts()
+        truth = target.run()
+        counted = without_switches(difference(observation.counts(), before))
+        assert counted == expected(truth, counted)
+        for name, count in counted.items():
+            totals[name] = totals.get(name, 0) + count
+        target.stop()
+        observation.watch.refresh()
+        assert not observation.watch.targets
+
+    final = flat(observation.counts())
+
+    assert all(final[name] >= count for name, count in totals.items())
+    assert observation.probe.threads() == {}
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process that enters an endless wait when it is told to."""
+    code = (
+        "import os, select, signal; e = select.epoll();"
+        "signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b'woken'));"
+        "print(flush=True); input(); e.poll(0); e.poll()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_the_time_of_a_wait_that_a_kill_ended_is_kept(
+    observe: Callable[..., Any], sleeper: subprocess.Popen[bytes]
+) -> None:
+    """Nobody returned from that wait, and a counter must not fall."""
+    observation = observe(Wanted(pids=(sleeper.pid,)))
+    assert sleeper.stdin is not None
+    sleeper.stdin.write(b"\n")
+    wait_until(lambda: observation.counts().blocked_ns > 50_000_000, "time blocked grows in a wait")
+    sleeper.kill()
+    sleeper.wait()
+    at_exit = observation.counts().blocked_ns
+    observation.watch.refresh()
+
+    assert observation.counts().blocked_ns >= at_exit - 1_000_000
+    assert observation.counts().loop_threads == 0
+
+
+def strace_table(text: str) -> dict[str, tuple[int, int]]:
+    """Return calls and errors by name from the output of strace -c."""
+    rows = (line.split() for line in text.splitlines()[2:])
+    return {
+        row[-1]: (int(row[3]), int(row[4]) if len(row) == 6 else 0)
+        for row in rows
+        if row[3:] and row[3].isdigit()
+    }
+
+
+def test_counts_equal_strace(
+    workload: Callable[..., Any], observe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A third witness, which stops the server at every call and sees the same."""
+    strace = shutil.which("strace") or pytest.skip("strace is not installed")
+    target = workload("et", rounds=97, solo=True)
+    observation = observe(Wanted(pids=(target.pid,)))
+    target.arm()
+    table_file = tmp_path / "table"
+    tracer = subprocess.Popen(
+        [strace, "-c", "-f", "-o", str(table_file), "-p", str(target.pid)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert tracer.stderr is not None
+    assert "attached" in tracer.stderr.readline()
+    before = observation.counts()
+    target.run()
+    after = observation.counts()
+    tracer.send_signal(signal.SIGINT)
+    tracer.communicate()
+    table = strace_table(table_file.read_text())
+
+    counted = {
+        name: (
+            call.calls - (earlier := before.calls.get(name, NO_CALLS)).calls,
+            sum(call.errors.values()) - sum(earlier.errors.values()),
+        )
+        for name, call in after.calls.items()
+    }
+
+    for name in ("epoll_wait", "epoll_ctl", "sendto", "sendmsg", "recvfrom", "accept4", "close"):
+        assert (name, counted[name]) == (name, table[name])
+
+
+def test_a_wait_that_lasts_when_the_probe_comes_is_counted_and_its_tick_too(
+    sleeper: subprocess.Popen[bytes], observe: Callable[..., Any]
+) -> None:
+    """An idle server waits; the connection that ends that wait must not be lost."""
+    assert sleeper.stdin is not None
+    sleeper.stdin.write(b"\n")
+    wait_until(lambda: syscall_of(sleeper.pid) in WAITS, "it is in its wait")
+    observation = observe(Wanted(pids=(sleeper.pid,)))
+    assert observation.counts().loop_threads == 1
+    sleeper.send_signal(signal.SIGUSR1)
+    wait_until(lambda: observation.counts().calls.get("write"), "the tick ends in a write")
+    counts = observation.counts()
+
+    assert counts.outcomes["interrupted"] == 1
+    assert counts.calls["write"].calls == 1
+    assert counts.calls["epoll_wait"].errors == {"EINTR": 1}
+    assert counts.calls["rt_sigreturn"].calls == 1
+    assert counts.calls["rt_sigreturn"].errors == {}  # it returns what the wait returned
+    assert counts.unmatched == 0
+
+
+@pytest.fixture
+def finite() -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process that, told to, waits 0.2 s in one loop thread, 0.2 s in the main, and ends.
+
+    How it ends is the next word: `exit`, or `kill` by its own hand.
+    """
+    code = """
+import os, select, signal, threading
+print(flush=True)
+how = input()
+def wait():
+    with select.epoll() as epoll:
+        epoll.poll(0.2)
+thread = threading.Thread(target=wait)
+thread.start(); thread.join()
+wait()
+if how == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("how", ["exit", "kill"])
+def test_the_time_of_loop_threads_that_have_ended_is_known(
+    how: str, finite: subprocess.Popen[bytes], observe: Callable[..., Any]
+) -> None:
+    """Else the share of time blocked, of a server that ended, would be unknown or above one."""
+    started = time.monotonic_ns()
+    observation = observe(Wanted(pids=(finite.pid,)))
+    assert finite.stdin is not None
+    finite.stdin.write(how.encode() + b"\n")
+    finite.wait()
+    observation.watch.refresh()
+    counts = observation.counts()
+
+    assert counts.loop_threads == 0
+    assert 0.4e9 < counts.blocked_ns <= counts.loop_ns < time.monotonic_ns() - started
+    assert counts.outcomes["timeout"] == 2
+
+
+@pytest.fixture
+def churner() -> Iterator[subprocess.Popen[bytes]]:
+    """Return a process with one endless wait, and threads that poll once and end."""
+    code = """
+import os, select, threading
+def poll():
+    with select.epoll() as epoll:
+        epoll.poll(0)
+def churn():
+    while True:
+        threads = [threading.Thread(target=poll) for _ in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+threading.Thread(target=churn).start()
+print(flush=True)
+select.epoll().poll()
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_thread_is_read_once_however_many_others_end_meanwhile(
+    churner: subprocess.Popen[bytes], observe: Callable[..., Any]
+) -> None:
+    """One thread sleeps: twice its time would be told for ever, because a counter never falls."""
+    started = time.monotonic_ns()
+    observation = observe(Wanted(pids=(churner.pid,)))
+    for _ in range(1500):
+        assert observation.counts().blocked_ns <= time.monotonic_ns() - started
+
+
+def syscall_of(pid: int) -> str | None:
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return syscalls.names(os.uname().machine).get(int(number)) if number.isdigit() else None

@@ -1,0 +1,102 @@
+"""It is useful beyond our own daemon: nginx, driven by a real client, with prime numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.probes.rig import PROBE, REPOSITORY, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = [pytest.mark.kernel, pytest.mark.system]
+
+CONNECTIONS, REQUESTS = 13, 101  # requests per connection
+BODY = b"z" * 4099
+CONFIGURATION = """
+user root; daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 128; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 1000000;
+  client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
+  uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
+  server {{ listen unix:{folder}/socket; root {folder}/www; }}
+}}
+"""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """An HTTP connection to a socket file: no port to collide with."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost")
+        self.path = path
+
+    def connect(self) -> None:
+        import socket
+
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(str(self.path))
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """Start nginx; return its worker's pid and the path of its socket."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/bin")
+    if not program:
+        pytest.skip("nginx is not installed")
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www/file").write_bytes(BODY)
+    configuration = tmp_path / "nginx.conf"
+    configuration.write_text(CONFIGURATION.format(folder=tmp_path))
+    with subprocess.Popen([program, "-c", str(configuration)]) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        wait_until(children.read_text, "nginx has a worker")
+        yield int(children.read_text()), tmp_path / "socket"
+        process.terminate()
+
+
+def test_nginx_is_counted_as_its_client_saw_it(nginx: tuple[int, Path]) -> None:
+    """Connections accepted, files sent and bytes of them, from the command's own JSON."""
+    worker, path = nginx
+    with contextlib.ExitStack() as stack:
+        probe = stack.enter_context(
+            subprocess.Popen(
+                [*PROBE, "--once", "--pid", str(worker), "--duration", "600", "--json"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=REPOSITORY,
+            )
+        )
+        stack.callback(probe.kill)
+        assert probe.stderr is not None
+        assert f"watching process {worker} (nginx" in probe.stderr.readline()
+        clients = [
+            stack.enter_context(contextlib.closing(UnixConnection(path)))
+            for _ in range(CONNECTIONS)
+        ]
+        for client in clients:
+            for _ in range(REQUESTS):
+                client.request("GET", "/file")
+                assert client.getresponse().read() == BODY
+        probe.terminate()  # ends the count early; the table is of what was counted
+        record = json.loads(probe.communicate(timeout=20)[0])
+    (group,) = record["groups"]
+    calls = group["syscalls"]
+
+    assert record["complete"]
+    assert group["loop_threads"] == 1
+    assert calls["accept4"]["calls"] - sum(calls["accept4"]["errors"].values()) == CONNECTIONS
+    assert calls["sendfile"]["calls"] == CONNECTIONS * REQUESTS
+    assert calls["sendfile"]["bytes"] == CONNECTIONS * REQUESTS * len(BODY)
+    assert calls["writev"]["calls"] == CONNECTIONS * REQUESTS
+    assert group["epoll_ctl"]["add"] == CONNECTIONS
