@@ -1,4 +1,4 @@
-"""For commands that may not write the file of a coverage measurement, or whose stderr is compared."""
+"""For commands that may not write a file of coverage, or whose stderr is compared."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def unmeasured() -> dict[str, str]:
-    """This environment, without what makes a Python child measure its coverage."""
+    """Return this environment without what makes a Python child measure its coverage."""
     return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

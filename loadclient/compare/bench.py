@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from loadclient import server
-from loadclient.compare import store
+from loadclient.compare import replacements, store
 from loadclient.compare.design import plan
 from loadclient.compare.slices import slice_of
 from loadclient.daemon import Daemon, running_daemon
@@ -23,7 +23,7 @@ from loadclient.options import Options
 from loadclient.session import perform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from loadclient.compare.design import Block, Step
@@ -90,22 +90,28 @@ class Bench:
         self._path = path
         self._daemons = daemons
         self._watcher = watcher
-        self._left = 0
+        self._done: dict[int, Slice] = {}
 
     def measure(self, done: Mapping[int, Slice]) -> bool:
         """Measure what the plan asks for beyond *done*; return whether that was all.
 
         False means that somebody asked to stop. Raises what a run and the daemons raise.
         """
-        blocks = [(block, steps) for block in plan(self._design) if (steps := missing(block, done))]
-        self._left = sum(len(steps) for _, steps in blocks)
+        self._done = dict(done)
         with Interrupts() as interrupts:
             try:
-                for block, steps in blocks:
-                    self._block(block, steps, interrupts)
+                self._round(plan(self._design), interrupts)
+                while blocks := replacements.due(self._design, self._done.values()):
+                    self._round(blocks, interrupts)
             except InterruptedRunError:
                 return False
         return True
+
+    def _round(self, blocks: Iterable[Block], interrupts: Interrupts) -> None:
+        for block in blocks:
+            steps = missing(block, self._done)
+            if steps:
+                self._block(block, steps, interrupts)
 
     def _block(self, block: Block, steps: list[Step], interrupts: Interrupts) -> None:
         with self._daemons.up(block.cell) as daemons:
@@ -113,8 +119,8 @@ class Bench:
                 interrupts.check()
                 one = self._slice(block.cell, step, daemons[step.arm])
                 store.append(self._path, one)
-                self._left -= 1
-                self._watcher.measured(one, self._left)
+                self._done[one.index] = one
+                self._watcher.measured(one, left(self._design, self._done))
 
     def _slice(self, cell: Cell, step: Step, daemon: Daemon) -> Slice:
         started = time.time()
@@ -128,6 +134,12 @@ def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:
     """Return the steps of a block whose pairs are not whole yet."""
     broken = {step.pair for step in block.steps if step.index not in done}
     return [step for step in block.steps if step.pair in broken]
+
+
+def left(design: Design, done: Mapping[int, Slice]) -> int:
+    """Return how many slices are to come, if all of them are valid."""
+    planned = sum(step.index not in done for block in plan(design) for step in block.steps)
+    return planned + replacements.owed(design, done.values())
 
 
 def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:

@@ -18,7 +18,7 @@ from rich.console import Console
 from loadclient.compare import choices, original, report, store
 from loadclient.compare import design as designs
 from loadclient.compare.analysis import analyse
-from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, load
+from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, left, load
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.study import Design, Kind, Study
@@ -94,13 +94,14 @@ def _measured(options: CompareOptions, path: Path, raw: store.Raw) -> bool:
     design, done = raw.header.design, raw.slices
     slices = 2 * design.pairs * len(design.cells)
     probing = designs.probing_seconds(design) if raw.header.probe else 0.0
-    expected = designs.expected_seconds(design) * (1 - len(done) / slices)
+    to_come = left(design, done)
+    expected = designs.expected_seconds(design) * to_come / slices
     _teller(options)(
-        f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} of "
-        f"them done, about {spoken(expected + probing)}; raw slices in {path}"
+        f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} "
+        f"done, about {spoken(expected + probing)}; raw slices in {path}"
     )
     stream = None if options.quiet else sys.stderr
-    with StudyProgress(stream, slices, len(done), expected, afterwards=probing) as progress:
+    with StudyProgress(stream, len(done), to_come, expected, afterwards=probing) as progress:
         return Bench(design, path, _daemons(raw.header), progress).measure(done)
 
 

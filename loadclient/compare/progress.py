@@ -30,19 +30,19 @@ class StudyProgress:
     def __init__(
         self,
         stream: TextIO | None,
-        slices: int,
         done: int,
+        left: int,
         expected_seconds: float,
         afterwards: float = 0.0,
     ) -> None:
-        """Begin with *done* of all *slices*; *expected_seconds* is for those that are left.
+        """Begin with *done* slices and *left* to come; *expected_seconds* is for those.
 
         What comes after the slices takes *afterwards* seconds more.
         Without a *stream* nothing is shown.
         """
         self._stream = stream
-        self._slices = slices
-        self._first = done
+        self._first = self._done = done
+        self._slices = done + left
         self._expected = expected_seconds
         self._afterwards = afterwards
         self._began = time.monotonic()
@@ -78,15 +78,18 @@ class StudyProgress:
     def measured(self, one: Slice, left: int) -> None:
         """Show that a slice is done and *left* are to come."""
         self._invalid += not one.valid
-        done = self._slices - left
+        self._done += 1
+        slices = self._done + left  # a discarded pair makes them more
         now = time.monotonic()
-        each = (now - self._began) / max(1, done - self._first)  # daemons' starts included
+        each = (now - self._began) / (self._done - self._first)  # daemons' starts included
         words = f"about {spoken(each * left + self._afterwards)} left"
         if self._invalid:
             words += f", {self._invalid} invalid slices"
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, words=f"{words}  {one.cell}")
+            self._bar.update(
+                self._task, total=slices, completed=self._done, words=f"{words}  {one.cell}"
+            )
         elif self._stream is not None and (now >= self._next_plain or not left):
             self._next_plain = now + PLAIN_SECONDS
-            self._stream.write(f"{done} of {self._slices} slices, {words}\n")
+            self._stream.write(f"{self._done} of {slices} slices, {words}\n")
             self._stream.flush()

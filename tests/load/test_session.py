@@ -15,6 +15,7 @@ import pytest
 from loadclient.cli import main
 from loadclient.options import why_not_writable
 from loadclient.session import write_whole
+from tests.unmeasured import unmeasured
 
 if TYPE_CHECKING:
     from collections.abc import Callable

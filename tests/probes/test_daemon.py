@@ -12,7 +12,10 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,12 +24,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.probes.rig import PATIENCE_SECONDS, REPOSITORY, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from tests.probes.rig import Exporter
 
 pytestmark = [pytest.mark.kernel, pytest.mark.system]
 
+FULL_LOAD = ("--conns", "500", "--rate", "50", "--msg-bytes", "64")
+FULL_SECONDS = 3
 CLIENTS, ROUNDS, LATE_CLIENTS = 23, 47, 11
 FLOOD_LINES = 1009
 CALLS = ("epoll_wait", "epoll_ctl", "accept4", "recvfrom", "sendto", "sendmsg", "close")
@@ -41,9 +46,10 @@ Counts = dict[str, float]
 class Daemon:
     """One etltd and the clients that talk to it."""
 
-    def __init__(self, mode: str, *options: str) -> None:
+    def __init__(self, mode: str, *options: str, prefix: Sequence[str] = ()) -> None:
         self.process = subprocess.Popen(
             [
+                *prefix,
                 *(sys.executable, "-m", "etltd", "--mode", mode, "--port", "0"),
                 *("--metrics-port", "0", "--log-format", "json", *options),
             ],
@@ -314,3 +320,105 @@ def test_et_and_lt_are_told_apart_side_by_side(exporter: Callable[..., Exporter]
         name = "etlt_probe_target_info"
         assert total(samples, name, pid=str(daemon.process.pid), **labels) == 1
         assert total(samples, "etlt_probe_epoll_waits_total", **labels) > 0
+
+
+def load(daemon: Daemon) -> None:
+    """Have 500 clients say 50 lines a second each; that the client may be late changes no count."""
+    host, port = daemon.address
+    command = [sys.executable, "-m", "loadclient", "run", host, str(port), *FULL_LOAD]
+    result = subprocess.run(
+        [*command, "--duration", str(FULL_SECONDS), "--warmup", "0", "--quiet"],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+    assert result.returncode in {0, 4}, result.stderr  # 4: this machine was too busy for a time
+    wait_until(lambda: not total(daemon.scrape(), "etltd_connections"), "all are gone")
+
+
+@contextlib.contextmanager
+def scraped_in_a_loop(*urls: str) -> Iterator[None]:
+    """Scrape as fast as it goes; a scrape that fails fails the test."""
+    stop = threading.Event()
+
+    def scrape() -> int:
+        scrapes = 0
+        while not stop.is_set():
+            for url in urls:
+                read_samples(url)
+                scrapes += 1
+        return scrapes
+
+    with ThreadPoolExecutor(1) as pool:
+        scraper = pool.submit(scrape)
+        try:
+            yield
+        finally:
+            stop.set()
+        assert scraper.result() > len(urls)
+
+
+def test_the_counts_are_equal_under_the_full_load_while_both_are_scraped(
+    daemon: Daemon, exporter: Callable[..., Exporter]
+) -> None:
+    """500 clients, 25,000 messages and 12.5 million copies a second: not one call is missed."""
+    probe = exporter("--pid", str(daemon.process.pid))
+    before_kernel, before_daemon = at_a_quiet_moment(daemon, probe)
+    with scraped_in_a_loop(probe.url, daemon.url):
+        load(daemon)
+    after_kernel, after_daemon = at_a_quiet_moment(daemon, probe)
+    samples = read_samples(probe.url)
+
+    assert since(after_kernel, before_kernel) == since(after_daemon, before_daemon)
+    assert total(daemon.scrape(), "etltd_messages_received_total") >= FULL_SECONDS * 25_000
+    assert total(samples, "etlt_probe_missed_runs_total") == 0
+    assert total(samples, "etlt_probe_unmatched_exits_total") == 0
+
+
+@pytest.fixture
+def pid_namespace() -> Iterator[tuple[str, ...]]:
+    """Return what to begin a command with so that it knows no process but those begun like it.
+
+    A name is looked for on the whole machine, and another daemon of that name may be running.
+    """
+    holder = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", "echo; read _"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline()
+    children = Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()
+    yield ("nsenter", f"--target={children.strip()}", "--pid", "--mount")
+    holder.stdin.close()
+    holder.wait(PATIENCE_SECONDS)
+    holder.stdout.close()
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_the_counts_are_equal_before_and_after_a_restart(
+    mode: str, pid_namespace: tuple[str, ...], exporter: Callable[..., Exporter]
+) -> None:
+    """A name is followed to its next process; what that one does is counted from its first wait."""
+    probe: Exporter | None = None
+    last: Counts = {}
+    for _ in range(2):
+        daemon = Daemon(mode, prefix=pid_namespace)
+        try:
+            probe = probe or exporter("--comm", f"etltd-{mode}", prefix=pid_namespace)
+            url = probe.url
+            wait_until(
+                lambda url=url: total(read_samples(url), "etlt_probe_loop_threads") == 1,
+                "the loop is known",
+            )
+            before_kernel, before_daemon = at_a_quiet_moment(daemon, probe)
+            talk(daemon)
+            after_kernel, after_daemon = at_a_quiet_moment(daemon, probe)
+        finally:
+            daemon.stop()
+
+        assert since(after_kernel, before_kernel) == since(after_daemon, before_daemon)
+        assert all(before_kernel[name] >= count for name, count in last.items())
+        last = after_kernel

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[3] / "loadclient" / "compare"
-PURE = ("analysis", "bisection", "design", "fingerprint", "report", "simulation", "slices",
-        "statistics", "study", "studyfile", "verdict")  # fmt: skip
+PURE = ("analysis", "bisection", "design", "fingerprint", "replacements", "report", "simulation",
+        "slices", "statistics", "study", "studyfile", "verdict")  # fmt: skip
 WORLD = {"os", "select", "selectors", "signal", "socket", "subprocess", "time", "urllib"}
 
 

@@ -149,7 +149,7 @@ class Terminal(io.StringIO):
 def test_progress_counts_what_is_done_and_what_was_invalid(kind: type[io.StringIO]) -> None:
     stream = kind()
     slices = simulated_study(world=World(invalid=0.5)).slices
-    with StudyProgress(stream, len(slices), 0, 100.0) as progress:
+    with StudyProgress(stream, 0, len(slices), 100.0) as progress:
         for left, one in zip(range(len(slices) - 1, -1, -1), slices, strict=True):
             progress.measured(one, left)
 
@@ -158,8 +158,21 @@ def test_progress_counts_what_is_done_and_what_was_invalid(kind: type[io.StringI
         assert stream.getvalue() == f"80 of 80 slices, about 0 s left, {invalid} invalid slices\n"
 
 
+def test_a_pair_to_be_measured_again_makes_the_whole_longer() -> None:
+    """The bar went backwards, or past its end."""
+    stream = io.StringIO()
+    one, other, *_ = simulated_study().slices
+    with StudyProgress(stream, 0, 2, 100.0) as progress:
+        progress.measured(one, 1)
+        progress.measured(replace(other, valid=False), 2)
+        progress.measured(one, 1)
+        progress.measured(other, 0)
+
+    assert stream.getvalue() == "4 of 4 slices, about 0 s left, 1 invalid slices\n"
+
+
 def test_nobody_asked_for_progress() -> None:
     one = simulated_study().slices[0]
-    with StudyProgress(None, 2, 0, 1.0) as progress:
+    with StudyProgress(None, 0, 2, 1.0) as progress:
         progress.measured(one, 1)
         progress.measured(one, 0)
