@@ -14,6 +14,7 @@ from cyclopts import Group, Parameter, Token
 
 HIGHEST_PID = 4194304  # PID_MAX_LIMIT, linux/threads.h
 LONGEST_RUN = 86400  # seconds
+ONCE_SECONDS = 10.0
 
 
 def whole_number(text: str) -> int:
@@ -90,7 +91,9 @@ class Config:
     once: Annotated[Switch, OUTPUT] = False
     """Count for --duration seconds, print a table and exit."""
 
-    duration: Annotated[float, OUTPUT, Parameter(converter=read_duration, n_tokens=1)] = 10.0
+    duration: Annotated[float, OUTPUT, Parameter(converter=read_duration, n_tokens=1)] = (
+        ONCE_SECONDS
+    )
     """Seconds to count with --once."""
 
     json: Annotated[Switch, OUTPUT] = False
@@ -114,4 +117,9 @@ class Config:
             return "it needs something to watch: --pid N or --comm NAME (`--comm etltd`)"
         if self.json and not self.once:
             return "--json is the output of --once; the exporter's is /metrics"
+        if self.duration != ONCE_SECONDS and not self.once:
+            return (
+                f"--duration {self.duration:g} is how long --once counts; "
+                "without it the exporter runs until it is stopped"
+            )
         return None

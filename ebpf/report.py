@@ -97,6 +97,11 @@ def doubts(snapshot: Snapshot) -> Iterator[str]:
             yield f"{group.counts.untracked} calls of {group.label.comm} could not be counted"
     if snapshot.unwatched:
         yield f"{snapshot.unwatched} matching processes were not counted, for lack of room"
+    if snapshot.misnamed:
+        yield (
+            f"{snapshot.misnamed} processes are counted under a name they had before, "
+            "for lack of room"
+        )
     for comm in snapshot.opaque:
         yield (
             f"the threads of {comm} could not be seen (needs CAP_SYS_PTRACE): "
@@ -111,11 +116,21 @@ def print_table(snapshot: Snapshot, seconds: float, console: Console, *, lite: b
     for group in snapshot.groups:
         console.print(_group_table(group, seconds, lite=lite))
         console.print()
+    for sentence in _price(snapshot):
+        console.print(sentence, style="dim", highlight=False)
     sentences = list(doubts(snapshot))
     for sentence in sentences:
         console.print(f"incomplete: {sentence}", style="bold red", highlight=False)
     if not sentences:
         console.print("complete: no run of the probe was missed, no call untracked", style="green")
+
+
+def _price(snapshot: Snapshot) -> Iterator[str]:
+    """Yield what a run of each program took, where the kernel timed them (`--stats`)."""
+    for name, program in snapshot.programs.items():
+        if program.runs:
+            mean = program.run_ns / program.runs
+            yield f"{name} of the probe: {mean:.0f} ns a run, mean of {program.runs} timed runs"
 
 
 def _group_table(group: Group, seconds: float, *, lite: bool) -> Lines:

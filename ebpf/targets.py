@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROC = Path("/proc")
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 MODES = {"etltd-et": "et", "etltd-lt": "lt"}
+PF_KTHREAD = 0x00200000
 COMM_BYTES = 15  # TASK_COMM_LEN less the terminator; the kernel cuts longer names
 
 
@@ -123,6 +124,15 @@ def process_of(pid: int, proc: Path = PROC) -> int:
     return next(found, pid)
 
 
+def is_kernel_thread(pid: int, proc: Path = PROC) -> bool:
+    """Tell whether *pid* is a thread of the kernel (PF_KTHREAD, linux/sched.h)."""
+    try:
+        fields = (proc / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:  # it has just ended
+        return False
+    return bool(int(fields[6]) & PF_KTHREAD)
+
+
 def open_target(pid: int, proc: Path = PROC) -> Target | None:
     """Take hold of process *pid*; None if it is gone."""
     try:
@@ -178,3 +188,5 @@ def check_pids(wanted: Wanted, proc: Path = PROC) -> None:
             )
         if (leader := process_of(pid, proc)) != pid:
             raise Refused(f"{pid} is a thread of process {leader}: --pid {leader}")
+        if is_kernel_thread(pid, proc):
+            raise Refused(f"{pid} is a thread of the kernel, which makes no system calls")

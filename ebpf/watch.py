@@ -64,6 +64,7 @@ class Snapshot:
     absent: tuple[str, ...]  # names asked for that no process has borne yet
     programs: Mapping[str, ProgramInfo]
     unwatched: int  # processes that match but for which there was no room
+    misnamed: int  # processes counted under an older name, for lack of room
     unseen: tuple[int, ...]  # pids the kernel side has not met in a system call
     opaque: tuple[str, ...]  # names of processes whose threads we were not allowed to look at
     read_seconds: float
@@ -93,6 +94,7 @@ class Watch:
         self._pids_to_open = list(wanted.pids)
         self._unseen_at_stop: tuple[int, ...] | None = None
         self._unwatched: set[int] = set()
+        self._misnamed: set[int] = set()
         self._opaque: dict[str, None] = {}
         self._carried_ns = [0] * groups  # slept by targets that were killed in their sleep
         self._lived_ns = [0] * groups  # by the loop threads that their process took with it
@@ -119,6 +121,7 @@ class Watch:
                 absent=self._absent(),
                 programs=self._counter.programs(),
                 unwatched=len(self._unwatched),
+                misnamed=len(self._misnamed),
                 unseen=self._unseen() if self._unseen_at_stop is None else self._unseen_at_stop,
                 opaque=tuple(self._opaque),
                 read_seconds=time.perf_counter() - started,
@@ -148,6 +151,7 @@ class Watch:
             self._counter.forget_threads(tgid)
             os.close(target.pidfd)
             self._slots[slot] = None
+            self._misnamed.discard(target.pid)
             gone.append(f"process {target.pid} ({target.comm}) has exited")
         return gone
 
@@ -168,7 +172,15 @@ class Watch:
             except OSError:  # it has just exited; the next refresh sees that
                 continue
             renamed = replace(target, comm=comm)
-            if comm == target.comm or (group := self._group_of(renamed)) is None:
+            if comm == target.comm:
+                continue
+            if (group := self._group_of(renamed)) is None:
+                if target.pid not in self._misnamed:
+                    self._misnamed.add(target.pid)
+                    changes.append(
+                        f"process {target.pid} now calls itself {comm} but is still counted as "
+                        f"{target.comm}: no room for more names"
+                    )
                 continue
             self._counter.regroup(slot, group)
             self._slots[slot] = renamed

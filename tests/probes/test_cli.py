@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.probes.rig import PROBE, REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from typing import Any
 
     from tests.probes.rig import Exporter
@@ -58,6 +58,7 @@ def usage_error(*arguments: str, **environment: str) -> str:
         (["--comm", "x", "--once", "--duration", "ten"], ["--duration", '"ten"', "seconds"]),
         (["--comm", "x", "--attach", "kprobe"], ["--attach", "kprobe", "raw", "perf"]),
         (["--comm", "x", "--json"], ["--json", "--once"]),
+        (["--comm", "x", "--duration", "5"], ["--duration 5", "--once"]),
         (["--comm", "x", "nginx"], ["nginx is not an option"]),
         (["--comm", "x", "--prot", "1"], ["--prot", "--port"]),
         (["--config", "/absent.toml"], ["--config /absent.toml", "No such file"]),
@@ -113,6 +114,20 @@ def test_help_shows_every_option_with_its_environment_variable() -> None:
 
 def test_version_works() -> None:
     assert re.fullmatch(r"etlt-probe \S+\n", run("--version").stdout)
+
+
+def test_a_thread_of_the_kernel_is_refused() -> None:
+    """It makes no system call: a run was called complete, of nothing."""
+    try:
+        kthreadd = Path("/proc/2/comm").read_text()
+    except OSError:
+        pytest.skip("this pid namespace does not show the kernel's threads")
+    if kthreadd != "kthreadd\n":
+        pytest.skip("process 2 is none of the kernel's here")
+    result = run("--pid", "2", "--once")
+
+    assert result.returncode == 1
+    assert result.stderr == "etlt-probe: 2 is a thread of the kernel, which makes no system calls\n"
 
 
 def test_a_process_that_is_not_there_says_how_to_share_its_namespace() -> None:

@@ -64,6 +64,7 @@ def snapshot() -> Snapshot:
         absent=("nginx",),
         programs={"sys_enter": ProgramInfo(runs=2, run_ns=300, missed=0)},
         unwatched=0,
+        misnamed=0,
         unseen=(),
         opaque=(),
         read_seconds=0.001,
@@ -186,13 +187,13 @@ def test_registering_does_not_read_the_maps() -> None:
 
 def test_a_report_says_why_its_counts_may_be_low(snapshot: Snapshot) -> None:
     missed = {"sys_exit": ProgramInfo(runs=0, run_ns=0, missed=3)}
-    low = replace(snapshot, programs=missed, unwatched=2, unseen=(11,))
+    low = replace(snapshot, programs=missed, unwatched=2, misnamed=7, unseen=(11,))
     low = replace(
         low, groups=(replace(low.groups[0], counts=replace(low.groups[0].counts, untracked=5)),)
     )
 
     assert list(doubts(snapshot)) == []
-    assert [sentence.split()[0] for sentence in doubts(low)] == ["3", "5", "2", "process"]
+    assert [sentence.split()[0] for sentence in doubts(low)] == ["3", "5", "2", "7", "process"]
     assert as_json(low, 1, lite=False)["complete"] is False
 
 
@@ -210,6 +211,7 @@ def test_the_table_shows_every_count_unrounded(snapshot: Snapshot) -> None:
     assert f"EAGAIN {counts.calls['recvfrom'].errors['EAGAIN']}" in text
     assert "256 to 511" in text
     assert "exited meanwhile" in text
+    assert "sys_enter of the probe: 150 ns a run, mean of 2 timed runs" in text
 
 
 def headline(snapshot: Snapshot, **counts: Any) -> str:

@@ -186,6 +186,25 @@ def test_processes_without_room_are_counted_as_unwatched_and_said_once(
     observed.close()
 
 
+def test_a_new_name_without_room_is_said_once_and_is_a_doubt(
+    named: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    """Its calls went on under the old name and the old mode, and nobody was told."""
+    process = named("etlt-server")
+    observed = watch(Wanted(pids=(process.pid,)), Table(), groups=1)
+    observed.refresh()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"etltd-et\n")
+    process.stdout.readline()
+
+    (sentence,) = observed.refresh()
+    assert "now calls itself etltd-et but is still counted as etlt-server" in sentence
+    assert observed.refresh() == []
+    assert observed.snapshot().misnamed == 1
+    observed.close()
+
+
 def test_a_name_that_nobody_has_borne_is_absent_not_forgotten() -> None:
     observed = watch(Wanted(comms=("etlt-nobody",)), Table())
     observed.refresh()
