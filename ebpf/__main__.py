@@ -1,10 +1,40 @@
-"""``python -m ebpf``."""
+"""``etlt-probe`` and ``python -m ebpf``: the signals are in hand before anything slow is imported.
 
+A signal that comes while it starts ends it with 128 + its number and no traceback, and also if it
+is the first process of a container, which signals without a handler pass by (pid_namespaces(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
 import sys
+from typing import TYPE_CHECKING
 
-try:
-    from ebpf.cli import main
+if TYPE_CHECKING:
+    from types import FrameType
 
+INTERRUPTED = 128 + signal.SIGINT
+
+
+def main() -> int:
+    """Run the command and return its exit status."""
+    on_ctrl_c = signal.getsignal(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # whoever ignores them means it
+            signal.signal(number, _leave)
+    from ebpf.cli import main as run  # noqa: PLC0415 - it is slow to import
+
+    try:
+        signal.signal(signal.SIGINT, on_ctrl_c)  # from here on Ctrl-C may end a count early
+        return run()
+    except KeyboardInterrupt:  # before the command has begun
+        return INTERRUPTED
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)  # an exception may get lost in an import
+
+
+if __name__ == "__main__":
     sys.exit(main())
-except KeyboardInterrupt:  # while it was being imported
-    sys.exit(130)
