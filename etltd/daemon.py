@@ -77,6 +77,7 @@ class Daemon:
         with contextlib.ExitStack() as stack:
             wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
             stack.callback(wakeup.close)
+            stack.callback(self._notifier.close)
             stack.callback(self.reactor.close)
             self.reactor.serve(wakeup.fd, lambda: self._signals.extend(wakeup.take()))
             chat = [self._listen(one) for one in self._chat_listeners()]

@@ -17,24 +17,50 @@ FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 
 class Notifier:
-    """Tells the service manager how things are."""
+    """Tells the service manager how things are.
+
+    One socket for good, and write(2): the loop's sendto, sendmsg and close are its peers' work, for
+    its own counters and for the kernel's witness, which would not agree if we used them here.
+    """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
         address = environment.get("NOTIFY_SOCKET", "")
         # A leading @ stands for the NUL of an abstract address.
         self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._sock: socket.socket | None = None
 
     def send(self, *lines: str) -> OSError | None:
         """Send the assignments *lines* (``READY=1``) in one datagram; return what went wrong."""
         if not self._address:
             return None
-        kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        data = "\n".join(lines).encode()
         try:
-            with socket.socket(socket.AF_UNIX, kind) as sock:
-                sock.sendto("\n".join(lines).encode(), self._address)
+            try:
+                self._write(data)
+            except ConnectionRefusedError:  # the manager has a new socket at the old address
+                self.close()
+                self._write(data)
         except OSError as error:  # a full queue included: the loop must not wait for anybody
             return error
         return None
+
+    def _write(self, data: bytes) -> None:
+        if self._sock is None:
+            kind = socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+            sock = socket.socket(socket.AF_UNIX, kind)
+            try:
+                sock.connect(self._address)
+            except OSError:
+                sock.close()
+                raise
+            self._sock = sock
+        os.write(self._sock.fileno(), data)
+
+    def close(self) -> None:
+        """Forget the manager until there is something to say again."""
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
 
 
 def watchdog_seconds(environment: MutableMapping[str, str], pid: int) -> float | None:

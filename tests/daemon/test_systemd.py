@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,6 @@ from etltd.systemd import Notifier, listening_sockets, watchdog_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 PID = 4711
 
@@ -31,10 +32,50 @@ def test_assignments_go_in_one_datagram(manager: tuple[socket.socket, str]) -> N
     """The manager takes STATUS= with READY=1 only if they come together."""
     sock, address = manager
 
-    error = Notifier({"NOTIFY_SOCKET": address}).send("READY=1", "STATUS=Serving")
+    with closing(Notifier({"NOTIFY_SOCKET": address})) as notifier:
+        error = notifier.send("READY=1", "STATUS=Serving")
 
     assert error is None
     assert sock.recv(1000) == b"READY=1\nSTATUS=Serving"
+
+
+def descriptors() -> set[str]:
+    """Return this process's descriptors, each with what it is."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            found.add(f"{path.name} {path.readlink()}")
+    return {name for name in found if "/proc/" not in name}
+
+
+def test_pings_share_one_descriptor(manager: tuple[socket.socket, str]) -> None:
+    """The loop's closes are counted as peers' work: one per ping was more than we had counted."""
+    sock, address = manager
+    before = descriptors()
+    with closing(Notifier({"NOTIFY_SOCKET": address})) as notifier:
+        notifier.send("READY=1")
+        kept = descriptors()
+        notifier.send("WATCHDOG=1")
+
+        assert len(kept - before) == 1
+        assert descriptors() == kept
+    assert descriptors() == before
+    assert [sock.recv(1000), sock.recv(1000)] == [b"READY=1", b"WATCHDOG=1"]
+
+
+def test_a_manager_that_starts_anew_at_its_address_is_found(tmp_path: Path) -> None:
+    """It would hear no ping from a socket that is connected to its predecessor, and kill us."""
+    path = tmp_path / "notify"
+    with closing(Notifier({"NOTIFY_SOCKET": str(path)})) as notifier:
+        for number in (1, 2):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+                manager.bind(str(path))
+                assert notifier.send(f"WATCHDOG={number}") is None
+                manager.setblocking(False)
+                assert manager.recv(1000) == b"WATCHDOG=%d" % number
+            path.unlink()
+
+        assert isinstance(notifier.send("WATCHDOG=3"), FileNotFoundError)
 
 
 def test_no_manager_is_no_error() -> None:
@@ -52,10 +93,9 @@ def test_a_full_queue_does_not_block_the_loop(tmp_path: Path) -> None:
     address = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as deaf:
         deaf.bind(address)
-        notifier = Notifier({"NOTIFY_SOCKET": address})
-
-        errors = (notifier.send("WATCHDOG=1") for _ in range(100_000))
-        first = next(error for error in errors if error is not None)
+        with closing(Notifier({"NOTIFY_SOCKET": address})) as notifier:
+            errors = (notifier.send("WATCHDOG=1") for _ in range(100_000))
+            first = next(error for error in errors if error is not None)
 
         assert isinstance(first, BlockingIOError)
 
