@@ -182,7 +182,7 @@ class Config:
             return "--metrics-tls-client-ca needs --metrics-tls-cert."
         for name in ("metrics_tls_cert", "metrics_tls_key", "metrics_tls_client_ca"):
             path = getattr(self, name)
-            if path is not None and not path.is_file():
+            if path is not None and not _is_file(path):
                 return f'Invalid value for {flag(name)}: "{path}" is not a file.'
         if self.unix is not None and len(os.fsencode(self.unix)) > UNIX_PATH_BYTES:
             return f'Invalid value for --unix: "{self.unix}" has over {UNIX_PATH_BYTES} bytes.'
@@ -194,6 +194,13 @@ class Config:
         return "".join(
             f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None
         )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder on the way that is closed to us, a name that is too long
+        return False
 
 
 def flag(name: str) -> str:

@@ -19,6 +19,7 @@ import time
 from dataclasses import fields
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
@@ -164,8 +165,8 @@ class ScrapeServer(ThreadingHTTPServer):
         readiness: Callable[[], str | None],
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        super().__init__(listener.getsockname()[:2], ScrapeHandler, bind_and_activate=False)
-        self.socket.close()  # the one it made for itself
+        # Not TCPServer's: it makes a socket of its own, which a confined daemon may not.
+        BaseServer.__init__(self, listener.getsockname()[:2], ScrapeHandler)
         self.socket = listener
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(collector)

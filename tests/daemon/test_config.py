@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from etltd.config import Config, flag
 
+LONG_NAME = "x" * 300  # stat(2) refuses it
 REAL_FILE = Path(__file__)
 
 
@@ -32,6 +33,10 @@ def test_defaults_are_no_problem() -> None:
         (
             {"metrics_tls_cert": REAL_FILE, "metrics_tls_key": Path("/")},
             'Invalid value for --metrics-tls-key: "/" is not a file.',
+        ),
+        (
+            {"metrics_tls_cert": Path(LONG_NAME), "metrics_tls_key": REAL_FILE},
+            f'Invalid value for --metrics-tls-cert: "{LONG_NAME}" is not a file.',
         ),
         (
             {"unix": Path("/" + "x" * 107)},
