@@ -25,7 +25,7 @@ from cyclopts.config import Env, Toml
 from prometheus_client import CollectorRegistry, start_http_server
 from rich.console import Console
 
-from ebpf import preflight, report, syscalls, targets
+from ebpf import manager, preflight, report, syscalls, targets
 from ebpf.collector import ProbeCollector
 from ebpf.config import Config
 from ebpf.errors import Refused
@@ -189,12 +189,20 @@ def _serve(config: Config, watch: Watch) -> int:
         _refresh(watch)
         if not watch.targets:
             _say(f"no process is called {' or '.join(config.comm)} yet; waiting for it")
-        _say(f"serving http://{_authority(config.host, server.server_port)}/metrics")
+        where = f"serving http://{_authority(config.host, server.server_port)}/metrics"
+        _say(where)
+        _tell_manager("READY=1", f"STATUS={where.capitalize()}")
         _follow(watch, stop)
+        _tell_manager("STOPPING=1", "STATUS=Stopping")
     server.shutdown()
     server.server_close()
     thread.join()
     return DONE
+
+
+def _tell_manager(*lines: str) -> None:
+    if error := manager.tell(os.environ, *lines):
+        _say(f"cannot notify the service manager: {error.strerror}")
 
 
 def _authority(host: str, port: int) -> str:
