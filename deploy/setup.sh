@@ -13,21 +13,8 @@ case $kind in
   *) echo "setup: '$kind' is not a kind of set-up; it must be run, report or dev" >&2; exit 2 ;;
 esac
 
-say() { echo "setup: $*" >&2; }
-
-apt_install() { # apt_install PURPOSE PACKAGE...: as root on Debian/Ubuntu, else what to type
-  purpose=$1; shift
-  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-    say "installing $* by apt ($purpose)"
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null 2>&1 ||
-      { apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install -y --no-install-recommends "$@" >/dev/null 2>&1; } ||
-      { say "apt-get could not install $*"; return 1; }
-  else
-    say "$purpose needs $*: sudo apt-get install $*"
-    return 1
-  fi
-}
+name=setup
+. deploy/common.sh
 
 unpack_promtool() { # the one program, not the Prometheus service that its package would start
   command -v apt-get >/dev/null || return 1
@@ -40,28 +27,12 @@ unpack_promtool() { # the one program, not the Prometheus service that its packa
   return $status
 }
 
-# The system's Python comes first: Debian's BCC bindings (python3-bpfcc) belong to it.
-python=
-for candidate in /usr/bin/python3 python3 python3.14 python3.13 python3.12 python3.11; do
-  if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-    python=$candidate; break
-  fi
-done
-if [ -z "$python" ]; then
-  apt_install "Python 3.11 or newer" python3 python3-venv
-  python=/usr/bin/python3
-fi
-if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
-  apt_install "a virtual environment" python3-venv
-fi
-
+find_python
 if [ ! -x .venv/bin/python ]; then
   say "creating .venv with $("$python" --version)"
   "$python" -m venv --system-site-packages .venv
 fi
-say "installing $lock into .venv"
-.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r "$lock"
-.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps -e .
+install_python_packages .venv "$lock" -e
 
 if ! .venv/bin/python -c 'import bcc' 2>/dev/null; then
   apt_install "the kernel's witness (eBPF probe)" python3-bpfcc ||
