@@ -36,7 +36,7 @@ bench: .venv/.dev ## ratios with intervals, never bare times
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock
 	$(LOCK) --extra report -o requirements-report.lock
-	$(LOCK) --extra report --group dev -o requirements-dev.lock
+	$(LOCK) --extra report --extra dashboards --group dev -o requirements-dev.lock
 
 clean: ## remove what the other targets made
 	rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache report

@@ -130,7 +130,7 @@ class Daemon:
         config = self.config
         reactor = self.reactor
         collector = LoopCollector(
-            reactor.stats, config, reactor.reads_per_event, self._max_connections
+            reactor.stats, config, reactor.reads_per_event, self._max_connections, self.readiness
         )
         return ScrapeServer(self._scrape_socket(), collector, self.readiness, self._tls)
 

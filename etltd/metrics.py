@@ -57,9 +57,16 @@ class LoopCollector:
     """Builds the metrics at each scrape, under the names of the counters' fields."""
 
     def __init__(
-        self, stats: LoopStats, config: Config, reads_per_event: int, max_connections: int
+        self,
+        stats: LoopStats,
+        config: Config,
+        reads_per_event: int,
+        max_connections: int,
+        readiness: Callable[[], str | None],
     ) -> None:
         self._stats = stats
+        self._max_connections = max_connections
+        self._readiness = readiness
         self._mode = config.mode
         self._started_seconds = process.started_seconds()
         self._build = {
@@ -76,6 +83,10 @@ class LoopCollector:
         yield self._info("build", "What runs here.", self._build)
         yield self._info("config", "The controls of the experiment, and the limits.", self._config)
         yield self._gauge("start_time_seconds", "Unix time of start.", self._started_seconds)
+        yield self._gauge("ready", "1 if /readyz says so, else 0.", self._readiness() is None)
+        yield self._gauge(
+            "max_connections", "Most peers admitted at one time.", self._max_connections
+        )
         for declared in fields(self._stats):
             yield self._loop_metric(declared)
         yield from self._process_metrics()

@@ -44,6 +44,8 @@ NAMES = {
         | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"},
     ),
     "start_time_seconds": ("gauge", None),
+    "ready": ("gauge", None),
+    "max_connections": ("gauge", None),
     "connections": ("gauge", None),
     "connections_high_water": ("gauge", None),
     "connections_accepted": ("counter", None),
@@ -101,7 +103,7 @@ class Scraped:
         self.problem: str | None = None
         self.listener = bind_tcp(host, 0, 64)
         self.listener.sock.setblocking(True)
-        collector = LoopCollector(self.stats, config, 16, 1000)
+        collector = LoopCollector(self.stats, config, 16, 1000, lambda: self.problem)
         self.server = ScrapeServer(
             self.listener.sock, collector, lambda: self.problem, tls_context(config)
         )
@@ -221,7 +223,7 @@ def test_values_are_those_of_the_loop(rig: Rig) -> None:
     config = rig.config
     found = {
         (sample.name, *[v for k, v in sample.labels.items() if k not in {"mode", "le"}]): sample
-        for family in LoopCollector(rig.stats, config, 1, 7).collect()
+        for family in LoopCollector(rig.stats, config, 1, 7, lambda: None).collect()
         for sample in family.samples
         if sample.name != "etltd_build_info"
     }

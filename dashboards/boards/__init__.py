@@ -1,0 +1,1 @@
+"""The boards, one module each; `board()` returns the SDK's builder."""

@@ -1,0 +1,327 @@
+"""Daemon: what an operator on call needs. RED for messages, USE for the process, limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grafana_foundation_sdk.builders.dashboard import Row
+from grafana_foundation_sdk.models import units
+
+from dashboards import panels
+from dashboards.panels import Query
+from dashboards.queries import DAEMON, mean, over, quantile, rate
+
+if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+WHO = "{{mode}} {{instance}}"
+BY = "mode, instance"
+
+
+def board() -> Dashboard:
+    """Return the board."""
+    empty = panels.board("etlt-daemon", "One or more etltd, for whoever is on call.")
+    for variable in (
+        panels.datasource_variable(),
+        panels.job_variable(),
+        panels.instance_variable(),
+    ):
+        empty = empty.with_variable(variable)
+    empty = empty.annotation(panels.restarts())
+    for add in (_now, _messages, _slow, _process, _loop, _connections):
+        empty = add(empty)
+    return empty
+
+
+def _gauge(metric: str) -> str:
+    return f"sum by ({BY}) ({metric}{{{DAEMON}}})"
+
+
+def _now(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Now"))
+        .with_panel(
+            panels.yes_or_no(
+                "Scraped",
+                "Whether Prometheus gets an answer. The daemon may live all the same.",
+                ("up", "DOWN"),
+                Query(f"up{{{DAEMON}}}", "{{instance}}"),
+                span=4,
+                height=5,
+            )
+        )
+        .with_panel(
+            panels.yes_or_no(
+                "Ready",
+                "What /readyz says: the loop ticks, and new peers are taken in.",
+                ("ready", "NOT READY"),
+                Query(_gauge("etltd_ready"), WHO),
+                span=4,
+                height=5,
+            )
+        )
+        .with_panel(
+            panels.number(
+                "Up since",
+                units.DateTimeFromNow,
+                "When the daemon started.",
+                Query(f"{_gauge('etltd_start_time_seconds')} * 1000", WHO),
+            )
+        )
+        .with_panel(
+            panels.share(
+                "Connections, of the limit",
+                "At the limit new peers are told so and turned away.",
+                Query(over(_gauge("etltd_connections"), _gauge("etltd_max_connections")), WHO),
+                warn=0.7,
+                bad=0.9,
+            )
+        )
+        .with_panel(
+            panels.share(
+                "Descriptors, of the limit",
+                "Without descriptors it pauses accepting.",
+                Query(over(_gauge("etltd_open_fds"), _gauge("etltd_max_fds")), WHO),
+                warn=0.7,
+                bad=0.9,
+            )
+        )
+    )
+
+
+def _messages(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Messages: rate, errors, duration"))
+        .with_panel(
+            panels.graph(
+                "Received",
+                units.MessagesPerSecond,
+                "Whole lines accepted from peers.",
+                Query(rate(f"etltd_messages_received_total{{{DAEMON}}}", BY), WHO),
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Delivered",
+                units.MessagesPerSecond,
+                "Copies whose last byte the kernel took.",
+                Query(rate(f"etltd_messages_delivered_total{{{DAEMON}}}", BY), WHO),
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Tick duration",
+                units.Seconds,
+                "From the return of epoll_wait to the end of the tick: how long the slowest peer of "
+                "a tick waits for its turn.",
+                *(
+                    Query(
+                        quantile(q, f"etltd_tick_seconds_bucket{{{DAEMON}}}", BY),
+                        f"{WHO} {name}",
+                    )
+                    for q, name in ((0.5, "p50"), (0.99, "p99"))
+                ),
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Dropped copies, by reason",
+                units.MessagesPerSecond,
+                "Copies that a peer did not get: it was slow (and is told so), was evicted, closed, "
+                "or the daemon stopped.",
+                Query(
+                    rate(f"etltd_messages_dropped_total{{{DAEMON}}}", f"{BY}, reason"),
+                    f"{WHO} {{{{reason}}}}",
+                ),
+                span=12,
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Discarded input, by reason",
+                units.MessagesPerSecond,
+                "Input that never became a message: lines too long, beyond the rate limit, or cut "
+                "off by the end of input.",
+                Query(
+                    rate(f"etltd_messages_discarded_total{{{DAEMON}}}", f"{BY}, reason"),
+                    f"{WHO} {{{{reason}}}}",
+                ),
+                span=12,
+                shades=True,
+            )
+        )
+    )
+
+
+def _slow(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Slow consumers"))
+        .with_panel(
+            panels.graph(
+                "Peers behind",
+                units.Short,
+                "Peers that are owed bytes because their sockets are full.",
+                Query(_gauge("etltd_outbox_connections"), WHO),
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Bytes owed",
+                units.BytesIEC,
+                "Bytes in outboxes. One peer may be owed the high water mark and one tick's batch; "
+                "outboxes share the bytes.",
+                Query(_gauge("etltd_outbox_bytes"), WHO),
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Copies waiting",
+                units.Short,
+                "Copies not yet wholly handed to the kernel: enqueued, less delivered and dropped.",
+                Query(_gauge("etltd_outbox_messages"), WHO),
+            )
+        )
+    )
+
+
+def _process(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Process: utilisation, saturation, errors"))
+        .with_panel(
+            panels.graph(
+                "CPU",
+                units.PercentUnit,
+                "CPU seconds per second. The loop has one core: at 100 % it is full.",
+                Query(
+                    rate(f"etltd_cpu_seconds_total{{{DAEMON}}}", f"{BY}, cpu_mode"),
+                    f"{WHO} {{{{cpu_mode}}}}",
+                ),
+                span=6,
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Loop busy",
+                units.PercentUnit,
+                "Share of the time spent within ticks, waits excluded: how saturated the loop is.",
+                Query(rate(f"etltd_tick_seconds_sum{{{DAEMON}}}", BY), WHO),
+                span=6,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Memory",
+                units.BytesIEC,
+                "Resident memory.",
+                Query(_gauge("etltd_resident_memory_bytes"), WHO),
+                span=6,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Context switches",
+                units.OpsPerSecond,
+                "Involuntary ones say that the process wanted to go on and had to share its core.",
+                Query(
+                    rate(f"etltd_context_switches_total{{{DAEMON}}}", f"{BY}, kind"),
+                    f"{WHO} {{{{kind}}}}",
+                ),
+                span=6,
+                shades=True,
+            )
+        )
+    )
+
+
+def _loop(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Loop"))
+        .with_panel(
+            panels.graph(
+                "Ticks",
+                units.OpsPerSecond,
+                "Calls of epoll_wait. A healthy loop ticks at least once a second, even when idle.",
+                Query(rate(f"etltd_epoll_waits_total{{{DAEMON}}}", BY), WHO),
+                span=6,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Events per wakeup",
+                units.Short,
+                "Mean number of events that one wakeup brings.",
+                Query(mean("etltd_wakeup_events", DAEMON, BY), WHO),
+                span=6,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "System calls, by kind",
+                units.OpsPerSecond,
+                "System calls of the loop.",
+                Query(
+                    rate(f"etltd_syscalls_total{{{DAEMON}}}", f"{BY}, syscall"),
+                    f"{WHO} {{{{syscall}}}}",
+                ),
+                span=6,
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Bytes",
+                units.BytesPerSecondIEC,
+                "Bytes read from peers, and bytes that the kernel took for them.",
+                Query(rate(f"etltd_received_bytes_total{{{DAEMON}}}", BY), f"{WHO} in"),
+                Query(rate(f"etltd_sent_bytes_total{{{DAEMON}}}", BY), f"{WHO} out"),
+                span=6,
+                shades=True,
+            )
+        )
+    )
+
+
+def _connections(board: Dashboard) -> Dashboard:
+    return (
+        board.with_row(Row("Connections"))
+        .with_panel(
+            panels.graph(
+                "Connections",
+                units.Short,
+                "Peers connected now, and the most there were at one time.",
+                Query(_gauge("etltd_connections"), WHO),
+                Query(_gauge("etltd_connections_high_water"), f"{WHO} high water"),
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Accepted and closed, by reason",
+                units.OpsPerSecond,
+                "Connections admitted, and why connections ended.",
+                Query(
+                    rate(f"etltd_connections_accepted_total{{{DAEMON}}}", BY), f"{WHO} accepted"
+                ),
+                Query(
+                    rate(f"etltd_connections_closed_total{{{DAEMON}}}", f"{BY}, reason"),
+                    f"{WHO} {{{{reason}}}}",
+                ),
+                shades=True,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Refused, by reason",
+                units.OpsPerSecond,
+                "Connections refused at a limit; no_descriptors counts pauses of accepting.",
+                Query(
+                    rate(f"etltd_connections_rejected_total{{{DAEMON}}}", f"{BY}, reason"),
+                    f"{WHO} {{{{reason}}}}",
+                ),
+                shades=True,
+            )
+        )
+    )

@@ -1,0 +1,379 @@
+"""House style: colours, panels, variables and annotations that all boards share.
+
+ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell apart,
+each with a contrast of at least 3:1 on the dark and the light theme (a test computes it). Where one
+mode has several series they are shades of its colour. What is good or bad is said by a word or a
+number, too. Every panel has a unit and a description; nothing below nought is drawn.
+
+Builders of the SDK change themselves and are made anew for every use: hence functions, no constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from grafana_foundation_sdk.builders import bargauge, dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.models import common, units
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from dashboards.queries import CLIENT, DAEMON, LEFT, RATE, RIGHT, right_over_left
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dashboards.queries import Side
+
+ET_COLOR, LT_COLOR = "#1F83E0", "#E0662B"
+GOOD, BAD, UNKNOWN = "#1A9960", "#E02F44", "#8E8E8E"
+PLAIN = "text"  # the theme's own
+# What a legend of one mode begins with: the mode, or the name of its daemon.
+MODES = ((r"/^(etltd-)?et\b/", ET_COLOR), (r"/^(etltd-)?lt\b/", LT_COLOR))
+
+BOARDS = (
+    ("etlt-et-vs-lt", "ET vs LT"),
+    ("etlt-daemon", "Daemon"),
+    ("etlt-kernel", "Kernel"),
+)
+TAG = "etlt"
+WIDTH = 24  # columns of Grafana's grid
+
+Panel = TypeVar("Panel", timeseries.Panel, stat.Panel, bargauge.Panel, table.Panel)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An expression and the name of what it yields."""
+
+    expr: str
+    legend: str
+    name: str = ""  # its letter, if a transformation or an override needs it
+
+
+def data_source() -> common.DataSourceRef:
+    """Return the reference to the data source that the board's reader chose."""
+    return common.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+
+def sides(expression: Callable[[Side], str], legend: str = "") -> tuple[Query, Query]:
+    """Return the same question about the left and the right side."""
+    left, right = (Query(expression(side), f"{side.name} {legend}".strip()) for side in SIDES)
+    return left, right
+
+
+def sides_and_ratio(expression: Callable[[Side], str]) -> tuple[Query, Query, Query]:
+    """Return the question about both sides, and the right answer over the left one."""
+    ratio = right_over_left(expression(LEFT), expression(RIGHT))
+    return *sides(expression), Query(ratio, "ratio")
+
+
+SIDES = (LEFT, RIGHT)
+
+
+# -- panels ------------------------------------------------------------------------------------------
+
+
+def graph(
+    title: str, unit: str, description: str, *queries: Query, span: int = 8, shades: bool = False
+) -> timeseries.Panel:
+    """Return lines over time; *shades* where a mode has several of them."""
+    panel = _common(timeseries.Panel(), title, unit, description, queries)
+    panel = panel.span(span).height(8).min(0).line_width(2).fill_opacity(6)
+    panel = panel.show_points(common.VisibilityMode.AUTO).legend(_legend())
+    panel = panel.tooltip(
+        common_builders.VizTooltipOptions()
+        .mode(common.TooltipDisplayMode.MULTI)
+        .sort(common.SortOrder.DESCENDING)
+    )
+    return by_mode(panel, shades=shades)
+
+
+def number(
+    title: str, unit: str, description: str, *queries: Query, span: int = 4, height: int = 5
+) -> stat.Panel:
+    """Return present values as large text."""
+    panel = _common(stat.Panel(), title, unit, description, queries, instant=True)
+    panel = panel.span(span).height(height).graph_mode(common.BigValueGraphMode.NONE)
+    panel = panel.color_mode(common.BigValueColorMode.VALUE).no_value("no data")
+    panel = panel.text_mode(_text_mode(queries)).reduce_options(_last())
+    panel = panel.color_scheme(_fixed(PLAIN))
+    return by_mode(panel)
+
+
+def verdict(title: str, unit: str, description: str, expression: Callable[[Side], str]) -> stat.Panel:
+    """Return left, right and the ratio of a quantity of which less is better."""
+    text = f"{description} Lower is better; the ratio is right over left."
+    panel = number(title, unit, text, *sides_and_ratio(expression), span=8, height=4)
+    return panel.orientation(common.VizOrientation.VERTICAL).override_by_name(
+        "ratio",
+        [
+            models.DynamicConfigValue(id_val="unit", value=units.NoUnit),
+            models.DynamicConfigValue(id_val="decimals", value=3),
+        ],
+    )
+
+
+def gate(
+    title: str, description: str, limits: tuple[float, float], *queries: Query, span: int
+) -> stat.Panel:
+    """Return ratios that are good between two limits."""
+    low, high = limits
+    panel = number(title, units.NoUnit, description, *queries, span=span, height=4)
+    panel = panel.decimals(3).orientation(common.VizOrientation.VERTICAL)
+    return panel.thresholds(_steps((None, BAD), (low, GOOD), (high, BAD))).color_scheme(_by_value())
+
+
+def yes_or_no(
+    title: str,
+    description: str,
+    words: tuple[str, str],
+    *queries: Query,
+    span: int,
+    height: int = 4,
+) -> stat.Panel:
+    """Return 1 and 0 as two words, the first of which is the good one."""
+    yes, no = words
+    mapping = models.ValueMap(
+        options={
+            "1": models.ValueMappingResult(text=yes, color=GOOD, index=0),
+            "0": models.ValueMappingResult(text=no, color=BAD, index=1),
+        }
+    )
+    panel = number(title, units.NoUnit, description, *queries, span=span, height=height)
+    panel = panel.mappings([mapping]).color_mode(common.BigValueColorMode.BACKGROUND_SOLID)
+    return panel.overrides([]).thresholds(_steps((None, UNKNOWN))).color_scheme(_by_value())
+
+
+def share(
+    title: str, description: str, *queries: Query, warn: float, bad: float, span: int = 6
+) -> bargauge.Panel:
+    """Return shares of a limit as bars that say how near it is."""
+    panel = bars(title, units.PercentUnit, description, *queries, span=span, height=5)
+    panel = panel.max(1).overrides([])
+    steps = _steps((None, GOOD), (warn, LT_COLOR), (bad, BAD))
+    return panel.thresholds(steps).color_scheme(_by_value())
+
+
+def bars(
+    title: str, unit: str, description: str, *queries: Query, span: int = 12, height: int = 8
+) -> bargauge.Panel:
+    """Return present values as horizontal bars."""
+    panel = _common(bargauge.Panel(), title, unit, description, queries, instant=True)
+    panel = panel.span(span).height(height).min(0).no_value("no data").reduce_options(_last())
+    panel = panel.orientation(common.VizOrientation.HORIZONTAL)
+    panel = panel.display_mode(common.BarGaugeDisplayMode.BASIC).color_scheme(_fixed(UNKNOWN))
+    panel = panel.value_mode(common.BarGaugeValueMode.TEXT).show_unfilled(True)
+    return by_mode(panel)
+
+
+def rows_by(
+    key: str, title: str, description: str, columns: Sequence[tuple[Query, str, str]]
+) -> table.Panel:
+    """Return a table with a row per value of the label *key*; columns are (query, name, unit)."""
+    queries = [query for query, _, _ in columns]
+    panel = _common(table.Panel(), title, units.Short, description, ())
+    for query in queries:
+        target = _target(query, instant=True).format(PromQueryFormat.TABLE)
+        panel = panel.with_target(target)
+    times = {f"Time {number}": True for number in range(1, len(columns) + 1)} | {"Time": True}
+    names = {f"Value #{query.name}": name for query, name, _ in columns}
+    panel = panel.with_transformation(
+        models.DataTransformerConfig(
+            id_val="joinByField", options={"byField": key, "mode": "outer"}
+        )
+    ).with_transformation(
+        models.DataTransformerConfig(
+            id_val="organize", options={"excludeByName": times, "renameByName": names}
+        )
+    )
+    for _, name, unit in columns:
+        panel = panel.override_by_name(
+            name, [models.DynamicConfigValue(id_val="unit", value=unit)]
+        )
+    return panel.span(WIDTH).height(7)
+
+
+def by_mode(panel: Panel, *, shades: bool = False) -> Panel:
+    """Give ET and LT their colours."""
+    kind = models.FieldColorModeId.SHADES if shades else models.FieldColorModeId.FIXED
+    for names, color in MODES:
+        value = {"mode": kind.value, "fixedColor": color}
+        panel = panel.override_by_regexp(
+            names, [models.DynamicConfigValue(id_val="color", value=value)]
+        )
+    return panel
+
+
+def _common(
+    panel: Panel,
+    title: str,
+    unit: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    instant: bool = False,
+) -> Panel:
+    panel = panel.title(title).description(description).unit(unit).datasource(data_source())
+    for letter, query in zip("ABCDEFGHIJ", queries, strict=False):
+        panel = panel.with_target(_target(query, instant=instant, letter=letter))
+    return panel
+
+
+def _target(query: Query, *, instant: bool, letter: str = "") -> prometheus.Dataquery:
+    target = prometheus.Dataquery().expr(query.expr).legend_format(query.legend)
+    target = target.ref_id(query.name or letter).datasource(data_source())
+    return target.instant() if instant else target.range()
+
+
+def _legend() -> common_builders.VizLegendOptions:
+    return (
+        common_builders.VizLegendOptions()
+        .show_legend(True)
+        .display_mode(common.LegendDisplayMode.TABLE)
+        .placement(common.LegendPlacement.BOTTOM)
+        .calcs(["mean", "max"])
+    )
+
+
+def _last() -> common_builders.ReduceDataOptions:
+    return common_builders.ReduceDataOptions().calcs(["lastNotNull"])
+
+
+def _text_mode(queries: Sequence[Query]) -> common.BigValueTextMode:
+    many = len(queries) > 1 or "{{" in queries[0].legend
+    return common.BigValueTextMode.VALUE_AND_NAME if many else common.BigValueTextMode.VALUE
+
+
+def _steps(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
+    return (
+        dashboard.ThresholdsConfig()
+        .mode(models.ThresholdsMode.ABSOLUTE)
+        .steps([models.Threshold(value=value, color=color) for value, color in steps])
+    )
+
+
+def _by_value() -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
+
+
+def _fixed(color: str) -> dashboard.FieldColor:
+    return dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(color)
+
+
+# -- variables ---------------------------------------------------------------------------------------
+
+
+def datasource_variable() -> dashboard.DatasourceVariable:
+    """Return the choice of a Prometheus; provisioned boards need no import dialogue then."""
+    return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus")
+
+
+def choice(name: str, query: str, *, label: str = "") -> dashboard.QueryVariable:
+    """Return a choice of several values, all of them at first."""
+    every = models.VariableOption(selected=True, text="All", value="$__all")
+    return (
+        _query_variable(name, query, label)
+        .multi(True)
+        .include_all(True)
+        .all_value(".+")
+        .current(every)
+    )
+
+
+def side_variable(side: Side, mode: str) -> dashboard.QueryVariable:
+    """Return the choice of one side: a mode that is there, or a run in the time range."""
+    modes = f'label_replace(last_over_time(etltd_build_info{{{DAEMON}}}[$__range]), "side", "$1", "mode", "(.+)")'
+    runs = f'label_replace(last_over_time(etlt_load_connections{{{CLIENT}}}[$__range]), "side", "$1", "run_id", "(.+)")'
+    query = f"query_result(group by (side) ({modes}) or group by (side) ({runs}))"
+    variable = _query_variable(side.variable, query, side.variable.capitalize())
+    first = models.VariableOption(selected=True, text=mode, value=mode)
+    return variable.regex('/side="([^"]+)"/').current(first)
+
+
+def _query_variable(name: str, query: str, label: str) -> dashboard.QueryVariable:
+    return (
+        dashboard.QueryVariable(name)
+        .label(label or name.replace("_", " ").capitalize())
+        .datasource(data_source())
+        .query(query)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+
+
+def job_variable() -> dashboard.QueryVariable:
+    """Return the choice of the daemons' jobs."""
+    return choice("job", "label_values(etltd_build_info, job)")
+
+
+def instance_variable() -> dashboard.QueryVariable:
+    """Return the choice of daemons."""
+    return choice("instance", 'label_values(etltd_build_info{job=~"$job"}, instance)')
+
+
+def probe_job_variable() -> dashboard.QueryVariable:
+    """Return the choice of the probes' jobs."""
+    return choice("probe_job", "label_values(etlt_probe_collect_seconds, job)")
+
+
+def client_job_variable() -> dashboard.QueryVariable:
+    """Return the choice of the clients' jobs."""
+    return choice("client_job", "label_values(etlt_load_connections, job)")
+
+
+# -- the board ---------------------------------------------------------------------------------------
+
+
+def restarts() -> dashboard.AnnotationQuery:
+    """Return marks where a daemon started anew."""
+    return _annotation("Daemon restarts", BAD).expr(
+        f"changes(etltd_start_time_seconds{{{DAEMON}}}[{RATE}]) > 0"
+    ).title_format("etltd {{mode}} restarted").text_format("{{instance}}")
+
+
+def runs() -> dashboard.AnnotationQuery:
+    """Return a region from start to stop of every run's measured phase."""
+    return _annotation("Runs", UNKNOWN).expr(
+        f'max by (run_id, mode) (etlt_load_phase{{{CLIENT}, phase="measure"}}) == 1'
+    ).title_format("run {{run_id}}").text_format("measured phase, {{mode}}").tag_keys("mode,run_id")
+
+
+def _annotation(name: str, color: str) -> dashboard.AnnotationQuery:
+    return (
+        dashboard.AnnotationQuery()
+        .name(name)
+        .datasource(data_source())
+        .enable(True)
+        .icon_color(color)
+        .step("1s")
+    )
+
+
+def board(uid: str, description: str) -> dashboard.Dashboard:
+    """Return an empty board in house style, with links to the others."""
+    title = dict(BOARDS)[uid]
+    empty = (
+        dashboard.Dashboard(f"etlt / {title}")
+        .uid(uid)
+        .description(description)
+        .tags([TAG, "epoll"])
+        .readonly()
+        .time("now-15m", "now")
+        .refresh("10s")
+        .timezone("browser")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+    )
+    for other, name in BOARDS:
+        if other != uid:
+            empty = empty.link(
+                dashboard.DashboardLink(name)
+                .type(models.DashboardLinkType.LINK)
+                .icon("dashboard")
+                .tooltip(f"The board {name}, same time range and choices")
+                .url(f"/d/{other}")
+                .include_vars(True)
+                .keep_time(True)
+            )
+    return empty

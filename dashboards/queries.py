@@ -1,0 +1,218 @@
+"""PromQL: every expression of the boards is put together here, out of a few forms. Text only.
+
+Rule 1: an expression yields a number or nothing, never NaN: a quotient leaves out divisors of nought
+(`over`), and a quantile of nothing is left out (`quantile`).
+
+Rule 2: no literal `le` is ever selected. What an exporter writes as ``le="1"`` is stored as "1" by
+Prometheus 2 and as "1.0" by Prometheus 3.
+
+A *side* of a comparison is a mode (``et``) or one run's ``run_id``. The client's series carry both;
+the daemon's and the probe's carry the mode alone. A run is therefore looked up twice: as a mode,
+and, if no series has that mode, as the time during which the client says that the run is in its
+measured phase (`Side.rate`, `Side.total`). Two runs at different times can be compared that way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RATE = "$__rate_interval"
+RANGE = "$__range"
+STEP = "$__interval"
+
+DAEMON = 'job=~"$job", instance=~"$instance"'
+PROBE = 'job=~"$probe_job"'
+CLIENT = 'job=~"$client_job"'
+RUNS = f'{CLIENT}, run_id=~"$run"'
+
+OFFERED_TOLERANCE = 0.02  # of the ratio of offered loads: beyond it the two did not do the same work
+WITNESS_TOLERANCE = 0.02  # of probe count over daemon count: the two are scraped at different moments
+WHOLE_DELIVERY = 0.999  # least share of the copies owed that must have arrived
+WHOLE_SCRAPES = 0.95  # least share of the scrapes that must have worked
+
+
+def over(numerator: str, denominator: str) -> str:
+    """Return the quotient where there is something to divide by."""
+    return f"{numerator} / ({denominator} > 0)"
+
+
+def rate(series: str, by: str = "") -> str:
+    """Return the rate per second of a counter, summed *by* labels."""
+    return f"sum{_by(by)}(rate({series}[{RATE}]))"
+
+
+def quantile(q: float, series: str, by: str = "") -> str:
+    """Return a quantile of a histogram, given its `_bucket` series, by the recent rate."""
+    labels = f"{by}, le" if by else "le"
+    value = f"histogram_quantile({q}, sum by ({labels}) (rate({series}[{RATE}])))"
+    return f"{value} >= 0"
+
+
+def mean(histogram: str, matchers: str, by: str = "") -> str:
+    """Return the mean of what a histogram counted recently; *histogram* without suffix."""
+    total = rate(f"{histogram}_sum{{{matchers}}}", by)
+    return over(total, rate(f"{histogram}_count{{{matchers}}}", by))
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels}) " if labels else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One side of a comparison: the value of a variable that holds a mode or a run_id."""
+
+    variable: str
+
+    @property
+    def name(self) -> str:
+        """Return the variable as it is written in a legend."""
+        return f"${self.variable}"
+
+    def rate(self, metric: str, matchers: str = DAEMON, by: str = "") -> str:
+        """Return the rate of a counter of the daemon or the probe."""
+        labels = f"mode, {by}" if by else "mode"
+        as_run = f"{rate(_with(metric, matchers), labels)}{self._while_measured(by)}"
+        return f"{rate(self._of_mode(metric, matchers), by)} or sum{_by(by)}({as_run})"
+
+    def total(self, metric: str, matchers: str = DAEMON) -> str:
+        """Return how much a counter of the daemon or the probe rose in the range.
+
+        Of a run it is the sum of the rates at each step, in no unit: good for quotients of two
+        totals of one side, which is what it is for.
+        """
+        as_run = f"{rate(_with(metric, matchers), 'mode')}{self._while_measured()}"
+        as_mode = f"sum(increase({self._of_mode(metric, matchers)}[{RANGE}]))"
+        return f"({as_mode} or sum(sum_over_time(({as_run})[{RANGE}:{STEP}])))"
+
+    def client_rate(self, metric: str) -> str:
+        """Return the rate of a counter of the client."""
+        return f"{rate(self._of_mode(metric, CLIENT))} or {rate(self._of_run(metric))}"
+
+    def client_total(self, metric: str) -> str:
+        """Return a counter of the client at the end of its run, summed over the runs in the range.
+
+        A run's counters begin at nought and end with the process: their highest value is exact,
+        while `increase` extrapolates.
+        """
+        as_mode = f"sum(max_over_time({self._of_mode(metric, CLIENT)}[{RANGE}]))"
+        as_run = f"sum(max_over_time({self._of_run(metric)}[{RANGE}]))"
+        return f"({as_mode} or {as_run})"
+
+    def client_quantile(self, q: float, histogram: str) -> str:
+        """Return a quantile of a histogram of the client, by the recent rate."""
+        bucket = f"{histogram}_bucket"
+        return (
+            f"{quantile(q, self._of_mode(bucket, CLIENT))} or "
+            f"{quantile(q, self._of_run(bucket))}"
+        )
+
+    def client_total_quantile(self, q: float, histogram: str) -> str:
+        """Return a quantile of a histogram of the client over the runs in the range."""
+        bucket = f"{histogram}_bucket"
+        found = [
+            f"histogram_quantile({q}, sum by (le) (max_over_time({series}[{RANGE}]))) >= 0"
+            for series in (self._of_mode(bucket, CLIENT), self._of_run(bucket))
+        ]
+        return f"({' or '.join(found)})"
+
+    def quantile(self, q: float, histogram: str) -> str:
+        """Return a quantile of a histogram of the daemon, by the recent rate."""
+        bucket = f"{histogram}_bucket"
+        as_run = f"{rate(f'{bucket}{{{DAEMON}}}', 'mode, le')}{self._while_measured('le')}"
+        return (
+            f"{quantile(q, self._of_mode(bucket, DAEMON))} or "
+            f"histogram_quantile({q}, sum by (le) ({as_run})) >= 0"
+        )
+
+    def gauge(self, metric: str, matchers: str = DAEMON) -> str:
+        """Return a gauge of the daemon or the probe, summed."""
+        as_run = f"sum by (mode) ({metric}{{{matchers}}}){self._while_measured()}"
+        return f"sum({self._of_mode(metric, matchers)}) or sum({as_run})"
+
+    def per_delivered(self, metric: str, matchers: str = DAEMON) -> str:
+        """Return what a delivered copy cost in *metric*, over the range."""
+        return over(self.total(metric, matchers), self.total("etltd_messages_delivered_total"))
+
+    def recent_per_delivered(self, metric: str, matchers: str = DAEMON, by: str = "") -> str:
+        """Return what a delivered copy cost in *metric*, recently."""
+        spent = self.rate(metric, matchers, by)
+        delivered = self.rate("etltd_messages_delivered_total")
+        join = "on () group_left () " if by else ""
+        return f"({spent}) / {join}(({delivered}) > 0)"
+
+    def recent_mean(self, histogram: str, matchers: str = DAEMON) -> str:
+        """Return the mean of what a histogram counted recently."""
+        return over(
+            f"({self.rate(f'{histogram}_sum', matchers)})",
+            f"({self.rate(f'{histogram}_count', matchers)})",
+        )
+
+    def delivery_ratio(self) -> str:
+        """Return the share of the copies owed that the client received."""
+        received = self.client_total("etlt_load_messages_received_total")
+        return over(received, f"({received} + {self.client_total('etlt_load_messages_lost_total')})")
+
+    def witness_ratio(self) -> str:
+        """Return the probe's count of epoll waits over the daemon's."""
+        by_probe = self.total("etlt_probe_epoll_waits_total", PROBE)
+        return over(by_probe, self.total("etltd_epoll_waits_total"))
+
+    def _of_mode(self, metric: str, matchers: str) -> str:
+        return _with(metric, f'{matchers}, mode="{self.name}"')
+
+    def _of_run(self, metric: str) -> str:
+        return _with(metric, f'{CLIENT}, run_id="{self.name}"')
+
+    def _while_measured(self, by: str = "") -> str:
+        """Return a factor of 1, by mode, while the run of this name is in its measured phase."""
+        phase = f'etlt_load_phase{{{CLIENT}, run_id="{self.name}", phase="measure"}}'
+        join = "* on (mode) group_left ()" if by else "* on (mode)"
+        return f" {join} max by (mode) ({phase} == 1)"
+
+
+def _with(metric: str, matchers: str) -> str:
+    """Return a selector; *metric* may bring matchers of its own: ``name{a="b"}``."""
+    name, brace, own = metric.partition("{")
+    return f"{name}{{{own.rstrip('}')}, {matchers}}}" if brace else f"{name}{{{matchers}}}"
+
+
+LEFT, RIGHT = Side("left"), Side("right")
+
+
+def right_over_left(left: str, right: str) -> str:
+    """Return the ratio: below 1, the right side needs less."""
+    return over(f"({right})", f"({left})")
+
+
+def scrapes(matchers: str) -> str:
+    """Return the lowest share of working scrapes among the targets in the range."""
+    return f"min(avg_over_time(up{{{matchers}}}[{RANGE}]))"
+
+
+def offered_ratio() -> str:
+    """Return the right side's offered load over the left side's, over the range."""
+    return over(
+        RIGHT.client_total("etlt_load_messages_offered_total"),
+        LEFT.client_total("etlt_load_messages_offered_total"),
+    )
+
+
+def is_comparable() -> str:
+    """Return 1 if every gate holds, else 0; also 0 if a side is missing.
+
+    Without a probe there is no second witness, which is shown beside it and does not fail it.
+    """
+    gates = (
+        _within(offered_ratio(), OFFERED_TOLERANCE),
+        f"(({LEFT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
+        f"(({RIGHT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
+        f"({scrapes(DAEMON)} >= bool {WHOLE_SCRAPES})",
+        f"({_within(LEFT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
+        f"({_within(RIGHT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
+    )
+    return f"({' * '.join(gates)}) or vector(0)"
+
+
+def _within(ratio: str, tolerance: float) -> str:
+    return f"(abs({ratio} - 1) <= bool {tolerance})"
