@@ -155,9 +155,7 @@ def _datasource(board: Board) -> Iterator[str]:
 
 
 def _named(board: Board, kind: str) -> list[dict[str, Any]]:
-    return [
-        v for v in variables(board) if v["name"] == kind or v["name"].endswith(f"_{kind}")
-    ]
+    return [v for v in variables(board) if v["name"] == kind or v["name"].endswith(f"_{kind}")]
 
 
 def _jobs(board: Board) -> Iterator[str]:
@@ -196,7 +194,7 @@ def _variable_queries(board: Board) -> Iterator[str]:
             continue
         match = QUERY.fullmatch(query_of(variable).strip())
         if not match:
-            yield f'the query of ${variable["name"]} is no call of label_values or its kin'
+            yield f"the query of ${variable['name']} is no call of label_values or its kin"
             continue
         inner = match[2]
         if match[1] == "label_values":
@@ -205,7 +203,7 @@ def _variable_queries(board: Board) -> Iterator[str]:
             try:
                 parse(inner)
             except ValueError as error:
-                yield f'the query of ${variable["name"]} is not PromQL: {error}'
+                yield f"the query of ${variable['name']} is not PromQL: {error}"
 
 
 def _reloads(board: Board) -> Iterator[str]:

@@ -39,6 +39,8 @@ BOARDS = (
 )
 TAG = "etlt"
 WIDTH = 24  # columns of Grafana's grid
+SIDES = (LEFT, RIGHT)
+RATIO, DIFFERENCE = "ratio", "difference"
 
 Panel = TypeVar("Panel", timeseries.Panel, stat.Panel, bargauge.Panel, table.Panel)
 
@@ -61,15 +63,6 @@ def sides(expression: Callable[[Side], str], legend: str = "") -> tuple[Query, Q
     """Return the same question about the left and the right side."""
     left, right = (Query(expression(side), f"{side.name} {legend}".strip()) for side in SIDES)
     return left, right
-
-
-def sides_and_ratio(expression: Callable[[Side], str]) -> tuple[Query, Query, Query]:
-    """Return the question about both sides, and the right answer over the left one."""
-    ratio = right_over_left(expression(LEFT), expression(RIGHT))
-    return *sides(expression), Query(ratio, "ratio")
-
-
-SIDES = (LEFT, RIGHT)
 
 
 # -- panels ------------------------------------------------------------------------------------------
@@ -102,12 +95,27 @@ def number(
     return by_mode(panel)
 
 
-def verdict(title: str, unit: str, description: str, expression: Callable[[Side], str]) -> stat.Panel:
-    """Return left, right and the ratio of a quantity of which less is better."""
-    text = f"{description} Lower is better; the ratio is right over left."
-    panel = number(title, unit, text, *sides_and_ratio(expression), span=8, height=4)
+def verdict(
+    title: str,
+    unit: str,
+    description: str,
+    expression: Callable[[Side], str],
+    third: str = RATIO,
+) -> stat.Panel:
+    """Return left, right and their ratio, of a quantity of which less is better.
+
+    Where a side may well be nought, the *third* value is the difference: there is no ratio.
+    """
+    left, right = expression(LEFT), expression(RIGHT)
+    if third == RATIO:
+        text, compared = "the ratio is right over left", right_over_left(left, right)
+    else:
+        text, compared = "the difference is right less left", f"({right}) - ({left})"
+    queries = (*sides(expression), Query(compared, third))
+    description = f"{description} Lower is better; {text}."
+    panel = number(title, unit, description, *queries, span=8, height=4)
     return panel.orientation(common.VizOrientation.VERTICAL).override_by_name(
-        "ratio",
+        RATIO,
         [
             models.DynamicConfigValue(id_val="unit", value=units.NoUnit),
             models.DynamicConfigValue(id_val="decimals", value=3),
@@ -189,9 +197,7 @@ def rows_by(
         )
     )
     for _, name, unit in columns:
-        panel = panel.override_by_name(
-            name, [models.DynamicConfigValue(id_val="unit", value=unit)]
-        )
+        panel = panel.override_by_name(name, [models.DynamicConfigValue(id_val="unit", value=unit)])
     return panel.span(WIDTH).height(7)
 
 
@@ -328,16 +334,23 @@ def client_job_variable() -> dashboard.QueryVariable:
 
 def restarts() -> dashboard.AnnotationQuery:
     """Return marks where a daemon started anew."""
-    return _annotation("Daemon restarts", BAD).expr(
-        f"changes(etltd_start_time_seconds{{{DAEMON}}}[{RATE}]) > 0"
-    ).title_format("etltd {{mode}} restarted").text_format("{{instance}}")
+    return (
+        _annotation("Daemon restarts", BAD)
+        .expr(f"changes(etltd_start_time_seconds{{{DAEMON}}}[{RATE}]) > 0")
+        .title_format("etltd {{mode}} restarted")
+        .text_format("{{instance}}")
+    )
 
 
 def runs() -> dashboard.AnnotationQuery:
     """Return a region from start to stop of every run's measured phase."""
-    return _annotation("Runs", UNKNOWN).expr(
-        f'max by (run_id, mode) (etlt_load_phase{{{CLIENT}, phase="measure"}}) == 1'
-    ).title_format("run {{run_id}}").text_format("measured phase, {{mode}}").tag_keys("mode,run_id")
+    return (
+        _annotation("Runs", UNKNOWN)
+        .expr(f'max by (run_id, mode) (etlt_load_phase{{{CLIENT}, phase="measure"}}) == 1')
+        .title_format("run {{run_id}}")
+        .text_format("measured phase, {{mode}}")
+        .tag_keys("mode,run_id")
+    )
 
 
 def _annotation(name: str, color: str) -> dashboard.AnnotationQuery:

@@ -25,8 +25,12 @@ PROBE = 'job=~"$probe_job"'
 CLIENT = 'job=~"$client_job"'
 RUNS = f'{CLIENT}, run_id=~"$run"'
 
-OFFERED_TOLERANCE = 0.02  # of the ratio of offered loads: beyond it the two did not do the same work
-WITNESS_TOLERANCE = 0.02  # of probe count over daemon count: the two are scraped at different moments
+OFFERED_TOLERANCE = (
+    0.02  # of the ratio of offered loads: beyond it the two did not do the same work
+)
+WITNESS_TOLERANCE = (
+    0.02  # of probe count over daemon count: the two are scraped at different moments
+)
 WHOLE_DELIVERY = 0.999  # least share of the copies owed that must have arrived
 WHOLE_SCRAPES = 0.95  # least share of the scrapes that must have worked
 
@@ -103,8 +107,7 @@ class Side:
         """Return a quantile of a histogram of the client, by the recent rate."""
         bucket = f"{histogram}_bucket"
         return (
-            f"{quantile(q, self._of_mode(bucket, CLIENT))} or "
-            f"{quantile(q, self._of_run(bucket))}"
+            f"{quantile(q, self._of_mode(bucket, CLIENT))} or {quantile(q, self._of_run(bucket))}"
         )
 
     def client_total_quantile(self, q: float, histogram: str) -> str:
@@ -151,7 +154,9 @@ class Side:
     def delivery_ratio(self) -> str:
         """Return the share of the copies owed that the client received."""
         received = self.client_total("etlt_load_messages_received_total")
-        return over(received, f"({received} + {self.client_total('etlt_load_messages_lost_total')})")
+        return over(
+            received, f"({received} + {self.client_total('etlt_load_messages_lost_total')})"
+        )
 
     def witness_ratio(self) -> str:
         """Return the probe's count of epoll waits over the daemon's."""
@@ -185,9 +190,19 @@ def right_over_left(left: str, right: str) -> str:
     return over(f"({right})", f"({left})")
 
 
-def scrapes(matchers: str) -> str:
-    """Return the lowest share of working scrapes among the targets in the range."""
-    return f"min(avg_over_time(up{{{matchers}}}[{RANGE}]))"
+def of_targets(expression: str, metric: str, matchers: str) -> str:
+    """Return *expression*, of series that Prometheus makes itself, for the targets of *metric*.
+
+    All jobs are ``.+``, and these series every target has. A target that is down counts while it
+    was up at some time in the range.
+    """
+    here = f"last_over_time({metric}{{{matchers}}}[{RANGE}])"
+    return f"{expression} and on (job, instance) {here}"
+
+
+def scrapes(metric: str, matchers: str) -> str:
+    """Return the lowest share of working scrapes in the range among the targets of *metric*."""
+    return f"min({of_targets(f'avg_over_time(up{{{matchers}}}[{RANGE}])', metric, matchers)})"
 
 
 def offered_ratio() -> str:
@@ -207,7 +222,7 @@ def is_comparable() -> str:
         _within(offered_ratio(), OFFERED_TOLERANCE),
         f"(({LEFT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
         f"(({RIGHT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
-        f"({scrapes(DAEMON)} >= bool {WHOLE_SCRAPES})",
+        f"({scrapes('etltd_build_info', DAEMON)} >= bool {WHOLE_SCRAPES})",
         f"({_within(LEFT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
         f"({_within(RIGHT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
     )

@@ -74,7 +74,7 @@ RECORDINGS = (
     ),
     Recording(
         "mode:etltd_eagains_per_delivered:ratio_rate1m",
-        _per_delivered('etltd_syscall_eagain_total{job="etltd"}'),
+        _per_delivered('etltd_syscall_eagain_total{job="etltd", syscall!="accept4"}'),
     ),
     Recording(
         "mode:etltd_events_per_wakeup:ratio_rate1m",
@@ -121,9 +121,7 @@ _COMPARISON_INVALID = "\nor ".join(
             f'abs(1 - sum({_OFFERED}{{mode="et"}}) / (sum({_OFFERED}{{mode="lt"}}) > 0))'
             f" > {OFFERED_TOLERANCE}",
         ),
-        _invalid_because(
-            "messages_lost", f"min(mode:etlt_load_delivery:ratio) < {WHOLE_DELIVERY}"
-        ),
+        _invalid_because("messages_lost", f"min(mode:etlt_load_delivery:ratio) < {WHOLE_DELIVERY}"),
         _invalid_because(
             "witnesses_disagree",
             "max(abs(1 - mode:etlt_probe_waits_per_daemon_wait:ratio_rate1m"
@@ -231,7 +229,7 @@ ALERTS = (
         "info",
         "ET and LT are not comparable now: {{ $labels.reason }}",
         "The two modes are offered different loads, messages are lost, or the kernel's count of "
-        "epoll waits is not the daemon's ({{ $value | humanize }}). A difference between the modes "
+        'epoll waits is not the daemon\'s ({{ $value | printf "%.3g" }}). A difference between the modes '
         "that is seen meanwhile shows nothing.",
     ),
 )

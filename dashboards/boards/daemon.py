@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards import panels
 from dashboards.panels import Query
-from dashboards.queries import DAEMON, mean, over, quantile, rate
+from dashboards.queries import DAEMON, mean, of_targets, over, quantile, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -45,7 +45,7 @@ def _now(board: Dashboard) -> Dashboard:
                 "Scraped",
                 "Whether Prometheus gets an answer. The daemon may live all the same.",
                 ("up", "DOWN"),
-                Query(f"up{{{DAEMON}}}", "{{instance}}"),
+                Query(of_targets(f"up{{{DAEMON}}}", "etltd_build_info", DAEMON), "{{instance}}"),
                 span=4,
                 height=5,
             )
@@ -302,9 +302,7 @@ def _connections(board: Dashboard) -> Dashboard:
                 "Accepted and closed, by reason",
                 units.OpsPerSecond,
                 "Connections admitted, and why connections ended.",
-                Query(
-                    rate(f"etltd_connections_accepted_total{{{DAEMON}}}", BY), f"{WHO} accepted"
-                ),
+                Query(rate(f"etltd_connections_accepted_total{{{DAEMON}}}", BY), f"{WHO} accepted"),
                 Query(
                     rate(f"etltd_connections_closed_total{{{DAEMON}}}", f"{BY}, reason"),
                     f"{WHO} {{{{reason}}}}",

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.builders.dashboard import Row
 from grafana_foundation_sdk.models import units
 
 from dashboards import panels
-from dashboards.panels import Query, sides
+from dashboards.panels import DIFFERENCE, Query, sides
 from dashboards.queries import (
     CLIENT,
     DAEMON,
@@ -26,6 +26,7 @@ from dashboards.queries import (
     WHOLE_SCRAPES,
     WITNESS_TOLERANCE,
     is_comparable,
+    of_targets,
     offered_ratio,
     over,
     quantile,
@@ -36,6 +37,7 @@ from dashboards.queries import (
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
+EAGAINS = 'etltd_syscall_eagain_total{syscall!="accept4"}'
 READS = 'etltd_syscall_eagain_total{syscall="recvfrom"}'
 LATENCY = "etlt_load_delivery_latency_seconds"
 UNCORRECTED = "etlt_load_delivery_latency_uncorrected_seconds"
@@ -101,9 +103,10 @@ def _verdict(board: Dashboard) -> Dashboard:
             panels.verdict(
                 "EAGAINs per message",
                 units.Short,
-                "System calls of the loop that found nothing to do: what ET pays to know that a "
-                f"socket is empty. {per_message} LT has none, so there may be no ratio.",
-                lambda side: side.per_delivered("etltd_syscall_eagain_total"),
+                "Reads and writes that found nothing to do: what ET pays to know that a socket is "
+                f"empty. {per_message}",
+                lambda side: side.per_delivered(EAGAINS),
+                third=DIFFERENCE,
             )
         )
         .with_panel(
@@ -168,8 +171,8 @@ def _gates(board: Dashboard) -> Dashboard:
                 "Lowest share of scrapes that worked, over the targets of the daemons and the "
                 "probes. Counters of what was not scraped are guesses.",
                 (WHOLE_SCRAPES, 1.001),
-                Query(scrapes(DAEMON), "daemons"),
-                Query(scrapes(PROBE), "probes"),
+                Query(scrapes("etltd_build_info", DAEMON), "daemons"),
+                Query(scrapes("etlt_probe_collect_seconds", PROBE), "probes"),
                 span=6,
             )
         )
@@ -348,8 +351,8 @@ def _observing(board: Dashboard) -> Dashboard:
                 units.Seconds,
                 "How long Prometheus waited for an answer. A scrape holds the daemon's interpreter "
                 "lock for a part of it, equally in both modes.",
-                Query(f"max by (job) (scrape_duration_seconds{{{DAEMON}}})", "{{job}}"),
-                Query(f"max by (job) (scrape_duration_seconds{{{PROBE}}})", "{{job}}"),
+                Query(_scrape_seconds("etltd_build_info", DAEMON), "daemons"),
+                Query(_scrape_seconds("etlt_probe_collect_seconds", PROBE), "probes"),
                 span=6,
             )
         )
@@ -359,9 +362,7 @@ def _observing(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "System calls of the daemons outside the loop: what answering scrapes costs them.",
                 Query(
-                    rate(
-                        f"etlt_probe_other_thread_syscalls_total{{{PROBE}, {COMPARED}}}", "mode"
-                    ),
+                    rate(f"etlt_probe_other_thread_syscalls_total{{{PROBE}, {COMPARED}}}", "mode"),
                     "{{mode}}",
                 ),
                 span=6,
@@ -381,6 +382,10 @@ def _observing(board: Dashboard) -> Dashboard:
             )
         )
     )
+
+
+def _scrape_seconds(metric: str, matchers: str) -> str:
+    return f"max({of_targets(f'scrape_duration_seconds{{{matchers}}}', metric, matchers)})"
 
 
 def _runs(board: Dashboard) -> Dashboard:

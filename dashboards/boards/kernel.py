@@ -193,9 +193,7 @@ def _calls(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "Failed system calls. EAGAIN is how an edge-triggered drain ends.",
                 Query(
-                    rate(
-                        f"etlt_probe_syscall_errors_total{{{TARGETS}}}", "comm, syscall, errno"
-                    ),
+                    rate(f"etlt_probe_syscall_errors_total{{{TARGETS}}}", "comm, syscall, errno"),
                     "{{comm}} {{syscall}} {{errno}}",
                 ),
                 span=6,
@@ -268,11 +266,15 @@ def _probe(board: Dashboard) -> Dashboard:
                 "returns whose entry was not seen (one per thread that was in a call when the probe "
                 "came).",
                 Query(rate(f"etlt_probe_missed_runs_total{{{OWN}}}", "program"), "{{program}}"),
-                Query(rate(f"etlt_probe_untracked_calls_total{{{TARGETS}}}", "comm"), "{{comm}} untracked"),
-                Query(rate(f"etlt_probe_unmatched_exits_total{{{TARGETS}}}", "comm"), "{{comm}} unmatched"),
+                Query(
+                    rate(f"etlt_probe_untracked_calls_total{{{TARGETS}}}", "comm"),
+                    "{{comm}} untracked",
+                ),
+                Query(
+                    rate(f"etlt_probe_unmatched_exits_total{{{TARGETS}}}", "comm"),
+                    "{{comm}} unmatched",
+                ),
                 shades=True,
             )
         )
     )
-
-
