@@ -137,7 +137,7 @@ def walk(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[An
             yield from walk(child, (*above, node))
 
 
-# -- the board ---------------------------------------------------------------------------------------
+# -- the board ------------------------------------------------------------------------------------
 
 
 def _datasource(board: Board) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _uneditable(board: Board) -> Iterator[str]:
         yield "it can be edited in place, and the edits would be lost"
 
 
-# -- panels ------------------------------------------------------------------------------------------
+# -- panels ---------------------------------------------------------------------------------------
 
 
 def _described(panel: Panel) -> Iterator[str]:
@@ -252,7 +252,7 @@ def _has_targets(panel: Panel) -> Iterator[str]:
         yield "it asks nothing"
 
 
-# -- expressions -------------------------------------------------------------------------------------
+# -- expressions ----------------------------------------------------------------------------------
 
 
 def _expression(board: Board, expression: str) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,11 @@
 """House style: colours, panels, variables and annotations that all boards share.
 
-ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell apart,
-each with a contrast of at least 3:1 on the dark and the light theme (a test computes it). Where one
-mode has several series they are shades of its colour. What is good or bad is said by a word or a
+ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell
+apart, each with a contrast of at least 3:1 on the dark and the light theme (a test computes it).
+Where one mode has several series they are shades of its colour. What is good or bad is said by a word or a
 number, too. Every panel has a unit and a description; nothing below nought is drawn.
 
-Builders of the SDK change themselves and are made anew for every use: hence functions, no constants.
+Builders of the SDK change themselves and are made anew for every use: hence functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.queries import CLIENT, DAEMON, LEFT, RATE, RIGHT, right_over_left
+from dashboards.queries import CLIENT, DAEMON, LEFT, RANGE, RATE, RIGHT, right_over_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ def sides(expression: Callable[[Side], str], legend: str = "") -> tuple[Query, Q
     return left, right
 
 
-# -- panels ------------------------------------------------------------------------------------------
+# -- panels ---------------------------------------------------------------------------------------
 
 
 def graph(
@@ -268,7 +268,7 @@ def _fixed(color: str) -> dashboard.FieldColor:
     return dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(color)
 
 
-# -- variables ---------------------------------------------------------------------------------------
+# -- variables ------------------------------------------------------------------------------------
 
 
 def datasource_variable() -> dashboard.DatasourceVariable:
@@ -290,9 +290,15 @@ def choice(name: str, query: str, *, label: str = "") -> dashboard.QueryVariable
 
 def side_variable(side: Side, mode: str) -> dashboard.QueryVariable:
     """Return the choice of one side: a mode that is there, or a run in the time range."""
-    modes = f'label_replace(last_over_time(etltd_build_info{{{DAEMON}}}[$__range]), "side", "$1", "mode", "(.+)")'
-    runs = f'label_replace(last_over_time(etlt_load_connections{{{CLIENT}}}[$__range]), "side", "$1", "run_id", "(.+)")'
-    query = f"query_result(group by (side) ({modes}) or group by (side) ({runs}))"
+    found = (
+        "group by (side) "
+        f'(label_replace(last_over_time({series}[{RANGE}]), "side", "$1", "{label}", "(.+)"))'
+        for series, label in (
+            (f"etltd_build_info{{{DAEMON}}}", "mode"),
+            (f"etlt_load_connections{{{CLIENT}}}", "run_id"),
+        )
+    )
+    query = f"query_result({' or '.join(found)})"
     variable = _query_variable(side.variable, query, side.variable.capitalize())
     first = models.VariableOption(selected=True, text=mode, value=mode)
     return variable.regex('/side="([^"]+)"/').current(first)
@@ -329,7 +335,7 @@ def client_job_variable() -> dashboard.QueryVariable:
     return choice("client_job", "label_values(etlt_load_connections, job)")
 
 
-# -- the board ---------------------------------------------------------------------------------------
+# -- the board ------------------------------------------------------------------------------------
 
 
 def restarts() -> dashboard.AnnotationQuery:

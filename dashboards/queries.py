@@ -1,7 +1,7 @@
 """PromQL: every expression of the boards is put together here, out of a few forms. Text only.
 
-Rule 1: an expression yields a number or nothing, never NaN: a quotient leaves out divisors of nought
-(`over`), and a quantile of nothing is left out (`quantile`).
+Rule 1: an expression yields a number or nothing, never NaN: a quotient leaves out divisors of
+nought (`over`), and a quantile of nothing is left out (`quantile`).
 
 Rule 2: no literal `le` is ever selected. What an exporter writes as ``le="1"`` is stored as "1" by
 Prometheus 2 and as "1.0" by Prometheus 3.
@@ -28,9 +28,8 @@ RUNS = f'{CLIENT}, run_id=~"$run"'
 OFFERED_TOLERANCE = (
     0.02  # of the ratio of offered loads: beyond it the two did not do the same work
 )
-WITNESS_TOLERANCE = (
-    0.02  # of probe count over daemon count: the two are scraped at different moments
-)
+WITNESS_TOLERANCE = 0.05  # of probe count over daemon count, scraped at different moments
+
 WHOLE_DELIVERY = 0.999  # least share of the copies owed that must have arrived
 WHOLE_SCRAPES = 0.95  # least share of the scrapes that must have worked
 
@@ -43,6 +42,19 @@ def over(numerator: str, denominator: str) -> str:
 def rate(series: str, by: str = "") -> str:
     """Return the rate per second of a counter, summed *by* labels."""
     return f"sum{_by(by)}(rate({series}[{RATE}]))"
+
+
+def mean_run_seconds(matchers: str) -> str:
+    """Return the mean time of the probe's programs, as far as the kernel was asked to measure it.
+
+    That is for one second in thirty, so a rate would mostly be of nothing; but the counters begin
+    at nought with the probe, so the quotient of the totals is a mean.
+    """
+    seconds, runs = (
+        f"sum by (program) (max_over_time(etlt_probe_bpf_{name}_total{{{matchers}}}[{RANGE}]))"
+        for name in ("run_seconds", "runs")
+    )
+    return over(seconds, runs)
 
 
 def quantile(q: float, series: str, by: str = "") -> str:
@@ -85,9 +97,8 @@ class Side:
         Of a run it is the sum of the rates at each step, in no unit: good for quotients of two
         totals of one side, which is what it is for.
         """
-        as_run = f"{rate(_with(metric, matchers), 'mode')}{self._while_measured()}"
         as_mode = f"sum(increase({self._of_mode(metric, matchers)}[{RANGE}]))"
-        return f"({as_mode} or sum(sum_over_time(({as_run})[{RANGE}:{STEP}])))"
+        return f"({as_mode} or {self._sampled_run(metric, matchers)})"
 
     def client_rate(self, metric: str) -> str:
         """Return the rate of a counter of the client."""
@@ -159,9 +170,22 @@ class Side:
         )
 
     def witness_ratio(self) -> str:
-        """Return the probe's count of epoll waits over the daemon's."""
-        by_probe = self.total("etlt_probe_epoll_waits_total", PROBE)
-        return over(by_probe, self.total("etltd_epoll_waits_total"))
+        """Return the probe's count of epoll waits over the daemon's.
+
+        The two are scraped at different moments, so `increase` would extrapolate them by different
+        factors, five per cent apart with twenty samples; rates at common moments have no such bias.
+        """
+        by_probe = self._sampled("etlt_probe_epoll_waits_total", PROBE)
+        return over(by_probe, self._sampled("etltd_epoll_waits_total", DAEMON))
+
+    def _sampled(self, metric: str, matchers: str) -> str:
+        """Return the sum of the rates at each step of the range, in no unit."""
+        as_mode = _at_each_step(rate(self._of_mode(metric, matchers)))
+        return f"({as_mode} or {self._sampled_run(metric, matchers)})"
+
+    def _sampled_run(self, metric: str, matchers: str) -> str:
+        as_run = f"{rate(_with(metric, matchers), 'mode')}{self._while_measured()}"
+        return f"sum({_at_each_step(as_run)})"
 
     def _of_mode(self, metric: str, matchers: str) -> str:
         return _with(metric, f'{matchers}, mode="{self.name}"')
@@ -174,6 +198,10 @@ class Side:
         phase = f'etlt_load_phase{{{CLIENT}, run_id="{self.name}", phase="measure"}}'
         join = "* on (mode) group_left ()" if by else "* on (mode)"
         return f" {join} max by (mode) ({phase} == 1)"
+
+
+def _at_each_step(expression: str) -> str:
+    return f"sum_over_time(({expression})[{RANGE}:{STEP}])"
 
 
 def _with(metric: str, matchers: str) -> str:

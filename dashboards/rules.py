@@ -1,8 +1,8 @@
 """Recording rules and alerts, and the text of their files.
 
 Names are ``level:metric:operation``; the level is the labels that are left. The jobs' names are
-those of the README: ``etltd``, ``etlt-probe``, ``loadclient``. What is divided by is left out where it
-is nought, so a rule yields a number or nothing.
+those of the README: ``etltd``, ``etlt-probe``, ``loadclient``. Divisors of nought are left out, so
+a rule yields a number or nothing.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ ALERTS = (
         "warning",
         "etltd {{ $labels.instance }} ({{ $labels.mode }}) owes bytes and sends none",
         "At least {{ $value | humanize1024 }}B have waited in outboxes for more than a minute, and "
-        "nothing was sent meanwhile: every peer that is owed bytes has stopped reading, or the loop "
-        "was not told that it reads again.",
+        "nothing was sent meanwhile: every peer that is owed bytes has stopped reading, or the "
+        "loop was not told that it reads again.",
     ),
     Alert(
         "EtltdNotReady",
@@ -179,8 +179,8 @@ ALERTS = (
         "1m",
         "warning",
         "etltd {{ $labels.instance }} ({{ $labels.mode }}) takes no new connections",
-        "Its /readyz has said no for a minute: it is stopping, out of descriptors, or its loop does "
-        "not tick. /readyz says which.",
+        "Its /readyz has said no for a minute: it is stopping, out of descriptors, or its loop "
+        "does not tick. /readyz says which.",
     ),
     Alert(
         "EtltdSlowConsumersDropping",
@@ -213,24 +213,25 @@ ALERTS = (
     Alert(
         "EtltProbeLosingEvents",
         'sum by (instance) (increase(etlt_probe_missed_runs_total{job="etlt-probe"}[5m])) > 0\n'
-        'or sum by (instance) (increase(etlt_probe_untracked_calls_total{job="etlt-probe"}[5m])) > 0'
-        '\nor sum by (instance) (etlt_probe_targets_unwatched{job="etlt-probe"}) > 0',
+        "or sum by (instance)"
+        ' (increase(etlt_probe_untracked_calls_total{job="etlt-probe"}[5m])) > 0\n'
+        'or sum by (instance) (etlt_probe_targets_unwatched{job="etlt-probe"}) > 0',
         "1m",
         "warning",
         "etlt-probe {{ $labels.instance }} counts too few events",
-        "The kernel skipped its programs, its tables are full, or there are more matching processes "
-        "than it has room for ({{ $value | humanize }}). What it exports is too low; believe the "
-        "daemon's counts meanwhile.",
+        "The kernel skipped its programs, its tables are full, or there are more matching "
+        "processes than it has room for ({{ $value | humanize }}). What it exports is too low; "
+        "believe the daemon's counts meanwhile.",
     ),
     Alert(
         "EtltComparisonInvalid",
         _COMPARISON_INVALID,
-        "1m",
+        "2m",
         "info",
         "ET and LT are not comparable now: {{ $labels.reason }}",
         "The two modes are offered different loads, messages are lost, or the kernel's count of "
-        'epoll waits is not the daemon\'s ({{ $value | printf "%.3g" }}). A difference between the modes '
-        "that is seen meanwhile shows nothing.",
+        'epoll waits is not the daemon\'s ({{ $value | printf "%.3g" }}). A difference between the '
+        "modes that is seen meanwhile shows nothing.",
     ),
 )
 

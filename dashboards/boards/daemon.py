@@ -112,8 +112,8 @@ def _messages(board: Dashboard) -> Dashboard:
             panels.graph(
                 "Tick duration",
                 units.Seconds,
-                "From the return of epoll_wait to the end of the tick: how long the slowest peer of "
-                "a tick waits for its turn.",
+                "From the return of epoll_wait to the end of the tick: how long the slowest peer "
+                "of a tick waits for its turn.",
                 *(
                     Query(
                         quantile(q, f"etltd_tick_seconds_bucket{{{DAEMON}}}", BY),
@@ -128,8 +128,8 @@ def _messages(board: Dashboard) -> Dashboard:
             panels.graph(
                 "Dropped copies, by reason",
                 units.MessagesPerSecond,
-                "Copies that a peer did not get: it was slow (and is told so), was evicted, closed, "
-                "or the daemon stopped.",
+                "Copies that a peer did not get: it was slow (and is told so), was evicted, "
+                "closed, or the daemon stopped.",
                 Query(
                     rate(f"etltd_messages_dropped_total{{{DAEMON}}}", f"{BY}, reason"),
                     f"{WHO} {{{{reason}}}}",

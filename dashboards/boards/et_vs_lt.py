@@ -26,6 +26,7 @@ from dashboards.queries import (
     WHOLE_SCRAPES,
     WITNESS_TOLERANCE,
     is_comparable,
+    mean_run_seconds,
     of_targets,
     offered_ratio,
     over,
@@ -330,18 +331,12 @@ def _observing(board: Dashboard) -> Dashboard:
     return (
         board.with_row(Row("Cost of observing"))
         .with_panel(
-            panels.graph(
+            panels.bars(
                 "Probe: time per program run",
                 units.Seconds,
-                "Mean time in the probe's programs, per run, while it is sampled (etlt-probe "
-                "--stats). Each system call of a daemon pays for two.",
-                Query(
-                    over(
-                        rate(f"etlt_probe_bpf_run_seconds_total{{{PROBE}}}", "program"),
-                        rate(f"etlt_probe_bpf_runs_total{{{PROBE}}}", "program"),
-                    ),
-                    "{{program}}",
-                ),
+                "Mean time in the probe's programs, per run, sampled since the probe started "
+                "(etlt-probe --stats). Each system call of a daemon pays for two.",
+                Query(mean_run_seconds(PROBE), "{{program}}"),
                 span=6,
             )
         )

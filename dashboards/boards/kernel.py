@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards import panels
 from dashboards.panels import Query
-from dashboards.queries import mean, over, quantile, rate
+from dashboards.queries import mean, mean_run_seconds, over, quantile, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
@@ -63,7 +63,8 @@ def _now(board: Dashboard) -> Dashboard:
             panels.number(
                 "Loop threads",
                 units.Short,
-                "Threads that are counted: those that have entered epoll_wait since the probe came.",
+                "Threads that are counted: those that have entered epoll_wait since the probe "
+                "came.",
                 Query(f"sum by (comm) (etlt_probe_loop_threads{{{TARGETS}}})", WHO),
                 span=6,
             )
@@ -245,17 +246,13 @@ def _probe(board: Dashboard) -> Dashboard:
             )
         )
         .with_panel(
-            panels.graph(
+            panels.bars(
                 "Time per program run",
                 units.Seconds,
-                "While it is sampled (etlt-probe --stats). Each system call pays for two.",
-                Query(
-                    over(
-                        rate(f"etlt_probe_bpf_run_seconds_total{{{OWN}}}", "program"),
-                        rate(f"etlt_probe_bpf_runs_total{{{OWN}}}", "program"),
-                    ),
-                    "{{program}}",
-                ),
+                "Mean, sampled since the probe started (etlt-probe --stats). Each system call pays "
+                "for two.",
+                Query(mean_run_seconds(OWN), "{{program}}"),
+                span=8,
             )
         )
         .with_panel(
@@ -263,8 +260,8 @@ def _probe(board: Dashboard) -> Dashboard:
                 "Not counted",
                 units.OpsPerSecond,
                 "Program runs that the kernel skipped, calls without room in the tables, and "
-                "returns whose entry was not seen (one per thread that was in a call when the probe "
-                "came).",
+                "returns whose entry was not seen (one per thread that was in a call when the "
+                "probe came).",
                 Query(rate(f"etlt_probe_missed_runs_total{{{OWN}}}", "program"), "{{program}}"),
                 Query(
                     rate(f"etlt_probe_untracked_calls_total{{{TARGETS}}}", "comm"),

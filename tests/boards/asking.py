@@ -242,7 +242,9 @@ def _rule(prometheus: Prometheus, name: str, expr: str, span: Span) -> Iterator[
     if ":" in name:
         yield prometheus.over(f"rule {name}", expr, span.start, span.end, span.step)
         seconds = round(span.end - span.start)
-        yield prometheus.instant(f"rule {name}: recorded", f"last_over_time({name}[{seconds}s])", span.end)
+        yield prometheus.instant(
+            f"rule {name}: recorded", f"last_over_time({name}[{seconds}s])", span.end
+        )
         return
     answer = prometheus.instant(f"alert {name}", expr, span.end)
     if answer.error:

@@ -1,0 +1,279 @@
+"""Real parts on loopback: daemons, a load client each, the probe if it may, Prometheus servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.boards.asking import Prometheus, Span
+from tests.conftest import refusal
+from tests.probes.rig import Exporter
+from tests.system.rig import DaemonProcess
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+RULES = HERE.parents[1] / "dashboards" / "rules"
+SERVERS = ("prometheus", "prometheus-3")
+MODES = ("lt", "et")
+JOBS = ("etltd", "etlt-probe", "loadclient")
+CONNECTIONS, RATE, SECONDS, LINGER_SECONDS = 24, 5, 12, 60
+PATIENCE_SECONDS = 60.0
+SMEAR_SECONDS = 5  # what a rate takes together; so long after the load it is wholly in the sums
+BUSY = "the client itself was the bottleneck"  # a late client still counts right
+CONFIG = """
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [RULES/recording.yaml, RULES/alerts.yaml]
+scrape_configs:
+"""
+
+
+def available() -> list[str]:
+    """Return the Prometheus servers that are here."""
+    return [name for name in SERVERS if shutil.which(name)]
+
+
+def free_port() -> int:
+    """Return a port that nobody has just now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Targets:
+    """Whom Prometheus scrapes: files that it watches."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._addresses: dict[str, list[str]] = {job: [] for job in JOBS}
+        for job in JOBS:
+            self._write(job)
+
+    def add(self, job: str, address: str) -> None:
+        self._addresses[job].append(address)
+        self._write(job)
+
+    def config(self) -> str:
+        """Return the configuration of a Prometheus."""
+        jobs = (
+            f"  - job_name: {job}\n    file_sd_configs:\n      - files: [{self._path(job)}]\n"
+            "        refresh_interval: 1s\n"
+            for job in JOBS
+        )
+        return CONFIG.replace("RULES", str(RULES)) + "".join(jobs)
+
+    def _path(self, job: str) -> Path:
+        return self.folder / f"{job}.json"
+
+    def _write(self, job: str) -> None:
+        fresh = self.folder / f"{job}.new"
+        fresh.write_text(json.dumps([{"targets": self._addresses[job]}]))
+        fresh.replace(self._path(job))
+
+
+@contextlib.contextmanager
+def serving(name: str, folder: Path, targets: Targets) -> Iterator[Prometheus]:
+    """Run a Prometheus of its own until the end of the block."""
+    folder.mkdir()
+    (folder / "prometheus.yaml").write_text(targets.config())
+    address = f"127.0.0.1:{free_port()}"
+    log = folder / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [
+                name,
+                f"--config.file={folder}/prometheus.yaml",
+                f"--storage.tsdb.path={folder}/data",
+                f"--web.listen-address={address}",
+                "--log.level=warn",
+            ],
+            stderr=stderr,
+            stdout=stderr,
+        )
+    prometheus = Prometheus(f"http://{address}")
+    try:
+        until(lambda: answers(prometheus) or process.poll() is not None, PATIENCE_SECONDS)
+        assert process.poll() is None, log.read_text()
+        yield prometheus
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+
+
+def answers(prometheus: Prometheus) -> bool:
+    """Tell whether it serves queries yet."""
+    try:
+        prometheus.get("query", query="1")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+class Load:
+    """One `loadclient run`, which stays to be scraped until it is told to go."""
+
+    def __init__(self, daemon: DaemonProcess, mode: str, folder: Path) -> None:
+        self.mode = mode
+        self.run_id = f"run-{mode}"
+        self._json = folder / f"{mode}.json"
+        self._log = folder / f"{mode}.log"
+        host, port = daemon.address
+        with self._log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "loadclient", "run", host, str(port), "--quiet"),
+                    *("--conns", str(CONNECTIONS), "--rate", str(RATE), "--warmup", "1"),
+                    *("--duration", str(SECONDS), "--run-id", self.run_id),
+                    *("--server-metrics", f"http://{daemon.scrape_address}/metrics"),
+                    *("--metrics-port", "0", "--linger", str(LINGER_SECONDS)),
+                    *("--json", str(self._json)),
+                ],
+                stdout=stderr,
+                stderr=stderr,
+            )
+        said = re.compile(r"metrics on http://(\S+)/metrics")
+        until(lambda: said.search(self.output()) or self.process.poll() is not None)
+        match = said.search(self.output())
+        assert match, self.output()
+        self.scrape_address = match[1]
+
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def ledger(self) -> dict[str, Any]:
+        """Return the result, once it is there."""
+        until(self._json.exists, PATIENCE_SECONDS)
+        result: dict[str, Any] = json.loads(self._json.read_text())
+        return result
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(PATIENCE_SECONDS)
+
+
+@dataclass
+class Scene:
+    """What there is to ask about, after two equal runs."""
+
+    servers: dict[str, Prometheus]
+    daemons: dict[str, DaemonProcess]
+    ledgers: dict[str, dict[str, Any]]
+    has_probe: bool
+    span: Span
+    during: Span
+    spent: dict[str, dict[str, float]]  # how much each daemon's counters rose in the span
+
+
+@contextlib.contextmanager
+def scene(folder: Path) -> Iterator[Scene]:
+    """Run everything: a restart of a daemon, then both loads at one time."""
+    with contextlib.ExitStack() as stack:
+        targets = Targets(folder)
+        servers = {
+            name: stack.enter_context(serving(name, folder / name, targets)) for name in available()
+        }
+        history = time.time()
+        daemons = {mode: _daemon(stack, mode, folder, targets) for mode in MODES}
+        _wait_for(servers, "count(up{job='etltd'} == 1)", len(MODES))
+        daemons["lt"] = _restarted(stack, daemons["lt"], folder)
+        has_probe = refusal() is None
+        if has_probe:
+            pids = [word for one in daemons.values() for word in ("--pid", str(one.pid))]
+            probe = Exporter(*pids, "--stats")  # by name it would count everybody's daemons
+            stack.callback(probe.stop)
+            targets.add("etlt-probe", probe.url.split("/")[2])
+        _wait_for(servers, "count(changes(etltd_start_time_seconds[1m]) > 0)", 1)
+        wanted = len(MODES) + has_probe
+        _wait_for(servers, "count(min_over_time(up[3s]) == 1)", wanted)
+        start = time.time()
+        before = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
+        loads = [Load(daemons[mode], mode, folder) for mode in MODES]
+        for load in loads:
+            stack.callback(load.stop)
+            targets.add("loadclient", load.scrape_address)
+        during = _last_look_at_the_load(servers)
+        ledgers = {load.mode: load.ledger() for load in loads}
+        for ledger in ledgers.values():
+            assert [one for one in ledger["invalid_reasons"] if not one.startswith(BUSY)] == []
+        after = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
+        for name in ("etlt_load_messages_received_total", "etlt_load_messages_offered_total"):
+            key = name.removeprefix("etlt_load_").removesuffix("_total")
+            total = sum(ledger[key] for ledger in ledgers.values())
+            _wait_for(servers, f"sum({name})", total)
+        delivered = sum(one["messages_delivered_total"] for one in after.values())
+        _wait_for(servers, "sum(etltd_messages_delivered_total)", delivered)
+        settled = time.time() + SMEAR_SECONDS + 1
+        until(lambda: time.time() > settled)
+        end = time.time()
+        yield Scene(
+            servers,
+            daemons,
+            ledgers,
+            has_probe,
+            Span(start, end, rate_interval=f"{SMEAR_SECONDS}s", history=history),
+            Span(start, during, history=history),
+            {mode: _risen(before[mode], after[mode]) for mode in MODES},
+        )
+
+
+def _risen(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    return {name: value - before[name] for name, value in after.items()}
+
+
+def _daemon(
+    stack: contextlib.ExitStack, mode: str, folder: Path, targets: Targets
+) -> DaemonProcess:
+    daemon = DaemonProcess(mode, log=folder / f"etltd-{mode}.log")
+    stack.callback(daemon.close)
+    daemon.wait_until_listening()
+    targets.add("etltd", daemon.scrape_address)
+    return daemon
+
+
+def _restarted(stack: contextlib.ExitStack, daemon: DaemonProcess, folder: Path) -> DaemonProcess:
+    ports = (
+        *("--port", str(daemon.address[1])),
+        *("--metrics-port", daemon.scrape_address.rsplit(":", 1)[1]),
+    )
+    daemon.close()
+    again = DaemonProcess("lt", log=folder / "etltd-lt-again.log", ports=ports)
+    stack.callback(again.close)
+    again.wait_until_listening()
+    return again
+
+
+def _wait_for(servers: dict[str, Prometheus], expr: str, wanted: float) -> None:
+    """Wait until every server answers *expr* with one number, *wanted*."""
+    last: dict[str, Any] = {}
+
+    def do_all_agree() -> bool:
+        for name, prometheus in servers.items():
+            answer = prometheus.instant("", expr, time.time())
+            last[name] = [values[-1] for _, values in answer.series] or answer.error
+        return all(values == [wanted] for values in last.values())
+
+    try:
+        until(do_all_agree, PATIENCE_SECONDS)
+    except AssertionError:
+        raise AssertionError(f"{expr} is {last}, never {wanted}") from None
+
+
+def _last_look_at_the_load(servers: dict[str, Prometheus]) -> float:
+    """Return a moment at which both runs had been measured for a while and still were."""
+    seconds = round(SECONDS / 2)
+    phase = 'etlt_load_phase{phase="measure"}'
+    looks = f"count_over_time({phase}[{seconds}s]) >= {seconds - 1}"
+    expr = f"count(min_over_time({phase}[{seconds}s]) == 1 and {looks})"
+    _wait_for(servers, expr, len(MODES))
+    return time.time()

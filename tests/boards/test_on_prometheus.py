@@ -1,0 +1,228 @@
+"""Every expression on a real Prometheus, with real series: an answer, and the right one.
+
+One scene for all tests: two daemons, one restarted; both loaded equally by a client each; watched
+by the probe where bpf(2) is permitted; scraped every second by every Prometheus major that is here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from dashboards import rules
+from tests.boards import rig
+from tests.boards.asking import Answer, Prometheus, ask, faults, our_boards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.boards.rig import Scene
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        not rig.available(), reason="no Prometheus here (deploy/setup.sh dev unpacks it)"
+    ),
+]
+
+HOME = "etlt / ET vs LT"
+SIDES = {"left": "lt", "right": "et"}
+EXTRAPOLATION = 0.04  # of increase() over some twenty samples
+SCRAPES = 0.25  # of the CPU time of a light load: what the tests' own scrapes add at the ends
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with rig.scene(tmp_path_factory.mktemp("scene")) as made:
+        yield made
+
+
+@pytest.fixture(params=rig.SERVERS)
+def prometheus(request: pytest.FixtureRequest, scene: Scene) -> Prometheus:
+    if request.param not in scene.servers:
+        pytest.skip(f"{request.param} is not installed (deploy/setup.sh dev)")
+    return scene.servers[request.param]
+
+
+def board(title: str) -> dict[str, object]:
+    (found,) = [one for one in our_boards() if one["title"] == title]
+    return found
+
+
+def answers(
+    prometheus: Prometheus, scene: Scene, title: str = HOME, **choices: str
+) -> dict[str, Answer]:
+    """Return what one board gets, by panel and letter, after the runs."""
+    found = ask(prometheus.url, [board(title)], [], scene.span, {**SIDES, **choices})
+    return {answer.where.removeprefix(f"{title}: "): answer for answer in found}
+
+
+def of_mode(answer: Answer, mode: str) -> float:
+    (value,) = [values[-1] for labels, values in answer.series if labels["mode"] == mode]
+    return value
+
+
+def needs_probe(answer: Answer) -> bool:
+    return "etlt_probe_" in answer.expr or "$probe" in answer.where or "Kernel" in answer.where
+
+
+def test_every_expression_is_answered_during_the_load(prometheus: Prometheus, scene: Scene) -> None:
+    """An empty panel is found by the reader, in the night it was needed."""
+    found = ask(prometheus.url, our_boards(), rules.expressions(), scene.during, SIDES)
+
+    assert len(found) > 150
+    assert faults(a for a in found if scene.has_probe or not needs_probe(a)) == []
+
+
+def test_two_runs_can_be_compared_by_name(prometheus: Prometheus, scene: Scene) -> None:
+    """The daemon's series know nothing of runs: they are looked up by the time of the run."""
+    choices = {"left": "run-lt", "right": "run-et"}
+
+    found = ask(prometheus.url, [board(HOME)], [], scene.during, choices)
+
+    without = () if scene.has_probe else ("etlt_probe_",)
+    asked = [a for a in found if not any(name in a.expr for name in without)]
+    empty = [a for a in asked if "System calls of other threads" not in a.where]
+    assert faults(empty) == []
+
+
+def test_a_mode_that_is_missing_is_no_error_and_not_comparable(
+    prometheus: Prometheus, scene: Scene
+) -> None:
+    found = ask(prometheus.url, [board(HOME)], [], scene.span, {"left": "lt", "right": "gone"})
+
+    assert {answer.fault for answer in found} <= {"", "empty"}
+    (comparable,) = [a for a in found if "Is it comparable?" in a.where]
+    assert comparable.last == 0
+
+
+@pytest.mark.parametrize("mode", rig.MODES)
+def test_the_client_s_totals_are_the_ledger_s(
+    prometheus: Prometheus, scene: Scene, mode: str
+) -> None:
+    found, ledger = answers(prometheus, scene), scene.ledgers[mode]
+
+    assert of_mode(found["Runs: A"], mode) == ledger["messages_offered"]
+    by_run = {"B": "messages_sent", "C": "messages_received"}
+    for letter, key in by_run.items():
+        (value,) = [
+            values[-1]
+            for labels, values in found[f"Runs: {letter}"].series
+            if labels["run_id"] == f"run-{mode}"
+        ]
+        assert value == ledger[key]
+    side = "A" if mode == "lt" else "B"
+    assert found[f"Gate: delivery ratio: {side}"].last == ledger["delivery_ratio"] == 1
+
+
+@pytest.mark.parametrize("mode", rig.MODES)
+def test_the_daemon_s_counters_are_its_own(prometheus: Prometheus, scene: Scene, mode: str) -> None:
+    """And what it delivered while it was measured is what the client received."""
+    answer = prometheus.instant("", "etltd_messages_delivered_total", scene.span.end)
+    ledger = scene.ledgers[mode]
+
+    assert of_mode(answer, mode) == scene.daemons[mode].metrics()["messages_delivered_total"]
+    assert ledger["server"]["counters"]["messages_delivered_total"] == ledger["messages_received"]
+
+
+COSTS = {
+    "Wakeups per message": "epoll_wakeups_total",
+    "System calls per message": "syscalls_total",
+    "CPU time per message": "cpu_seconds_total",
+}
+
+
+@pytest.mark.parametrize("title", COSTS)
+def test_a_verdict_is_what_the_counters_say(
+    prometheus: Prometheus, scene: Scene, title: str
+) -> None:
+    """Left, right and ratio of the panel against the daemons' own counters."""
+    found = answers(prometheus, scene)
+    cost = {
+        mode: sum(v for k, v in scene.spent[mode].items() if k.split(" ")[0] == COSTS[title])
+        / scene.spent[mode]["messages_delivered_total"]
+        for mode in rig.MODES
+    }
+
+    slack = SCRAPES if "CPU" in title else EXTRAPOLATION
+
+    left, right, ratio = (found[f"{title}: {letter}"].last for letter in "ABC")
+    assert left == pytest.approx(cost["lt"], rel=slack)
+    assert right == pytest.approx(cost["et"], rel=slack)
+    assert ratio == pytest.approx(right / left)
+
+
+def test_the_fingerprints_of_the_modes_are_on_the_board(
+    prometheus: Prometheus, scene: Scene
+) -> None:
+    """ET pays with reads that find nothing, LT has none; swapped sides would show here."""
+    found = answers(prometheus, scene)
+    left, right, difference = (found[f"EAGAINs per message: {letter}"].last for letter in "ABC")
+    counters = scene.spent["et"]
+    eagains = sum(
+        value
+        for name, value in counters.items()
+        if name.startswith("syscall_eagain_total") and "accept4" not in name
+    )
+
+    assert left == 0
+    assert right == pytest.approx(eagains / counters["messages_delivered_total"], rel=EXTRAPOLATION)
+    assert difference == right
+
+
+@pytest.mark.parametrize(("mode", "letter"), [("lt", "A"), ("et", "B")])
+def test_latency_is_the_ledger_s_to_a_bucket(
+    prometheus: Prometheus, scene: Scene, mode: str, letter: str
+) -> None:
+    """Buckets double, so a quantile within one is off by a factor of two at most."""
+    value = answers(prometheus, scene)[f"Latency, p99: {letter}"].last
+    truth = scene.ledgers[mode]["latency_seconds"]["p99"]
+
+    assert truth / 2.1 <= value <= truth * 2.1
+
+
+def test_equal_runs_are_comparable(prometheus: Prometheus, scene: Scene) -> None:
+    found = answers(prometheus, scene)
+
+    gates = {where: answer.series for where, answer in found.items() if "Gate" in where}
+    assert found["Is it comparable?: A"].last == 1, gates
+    assert found["Gate: offered load, right over left: A"].last == 1
+
+
+def test_the_two_witnesses_agree(prometheus: Prometheus, scene: Scene) -> None:
+    if not scene.has_probe:
+        pytest.skip("bpf(2) is not permitted here")
+    found = answers(prometheus, scene)
+
+    for letter in "AB":
+        ratio = found[f"Gate: kernel count over daemon count: {letter}"].last
+        assert ratio == pytest.approx(1, abs=0.05)
+
+
+def test_sides_offer_the_modes_and_the_runs(prometheus: Prometheus, scene: Scene) -> None:
+    offered = {labels["value"] for labels, _ in answers(prometheus, scene)["$left"].series}
+
+    assert offered == {"lt", "et", "run-lt", "run-et"}
+
+
+def test_annotations_name_the_runs_and_the_restart(prometheus: Prometheus, scene: Scene) -> None:
+    found = answers(prometheus, scene)
+
+    runs = found["annotation Runs"].series
+    assert {labels["run_id"] for labels, _ in runs} == {"run-lt", "run-et"}
+    for _, values in runs:  # a value per second; a new target may be scraped 5 s late at first
+        assert rig.SECONDS / 2 <= len(values) <= rig.SECONDS + 2
+    assert {labels["mode"] for labels, _ in found["annotation Daemon restarts"].series} == {"lt"}
+
+
+@pytest.mark.usefixtures("scene")
+def test_no_alert_fires_on_a_healthy_stack(prometheus: Prometheus) -> None:
+    states = {
+        (alert["labels"]["alertname"], alert["state"])
+        for alert in prometheus.get("alerts")["alerts"]
+    }
+
+    assert {name for name, state in states if state == "firing"} <= (set())
+    (group,) = [g for g in prometheus.get("rules")["groups"] if g["name"] == "etlt-alerts"]
+    assert {rule["health"] for rule in group["rules"]} == {"ok"}
