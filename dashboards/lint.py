@@ -23,6 +23,8 @@ from grafana_foundation_sdk.models import units
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    Rule = Callable[[dict[str, Any]], Iterator[str]]
+
 Board = dict[str, Any]
 Panel = dict[str, Any]
 
@@ -65,16 +67,14 @@ def board_from(text: str) -> Board:
 def findings(board: Board) -> Iterator[Finding]:
     """Yield what is wrong with *board*."""
     for rule in (_datasource, _jobs, _instances, _variable_queries, _reloads, _uneditable):
-        for problem in rule(board):
-            yield Finding("", _name(rule), problem)
+        yield from _findings("", rule, board)
     for panel in panels(board):
-        for rule in (_described, _unit, _panel_datasource, _has_targets):
-            for problem in rule(panel):
-                yield Finding(_title(panel), _name(rule), problem)
+        for panel_rule in (_described, _unit, _panel_datasource, _has_targets):
+            yield from _findings(_title(panel), panel_rule, panel)
         for target in panel.get("targets") or []:
             for name, problem in _expression(board, target.get("expr", "")):
                 yield Finding(_title(panel), name, problem)
-    for annotation in annotations(board):
+    for annotation in annotation_queries(board):
         for name, problem in _expression(board, annotation["expr"]):
             yield Finding(f"annotation {annotation.get('name')}", name, problem)
 
@@ -94,7 +94,7 @@ def variables(board: Board) -> list[dict[str, Any]]:
     return found
 
 
-def annotations(board: Board) -> Iterator[dict[str, Any]]:
+def annotation_queries(board: Board) -> Iterator[dict[str, Any]]:
     """Yield the annotations that are queries of ours."""
     for annotation in board.get("annotations", {}).get("list", []):
         if annotation.get("expr"):
@@ -294,9 +294,12 @@ def _is_call(above: tuple[Any, ...], names: set[str]) -> bool:
     return bool(above) and isinstance(above[0], promql.Call) and above[0].func.name in names
 
 
+def _findings(where: str, rule: Rule, subject: dict[str, Any]) -> Iterator[Finding]:
+    """Yield what *rule* finds; its name is the first word of its docstring."""
+    name = str(rule.__doc__).partition(".")[0]
+    for problem in rule(subject):
+        yield Finding(where, name, problem)
+
+
 def _title(panel: Panel) -> str:
     return str(panel.get("title") or f"panel {panel.get('id')}")
-
-
-def _name(rule: Callable[[Any], Iterator[str]]) -> str:
-    return str(rule.__doc__).partition(".")[0]

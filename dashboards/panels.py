@@ -1,8 +1,8 @@
 """House style: colours, panels, variables and annotations that all boards share.
 
-ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell
-apart, each with a contrast of at least 3:1 on the dark and the light theme (a test computes it).
-Where one mode has several series they are shades of its colour. What is good or bad is said by a word or a
+ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell apart,
+each with a contrast of at least 3:1 on the dark and the light theme (a test computes it). Where one
+mode has several series they are shades of its colour. What is good or bad is said by a word or a
 number, too. Every panel has a unit and a description; nothing below nought is drawn.
 
 Builders of the SDK change themselves and are made anew for every use: hence functions.

@@ -25,11 +25,8 @@ PROBE = 'job=~"$probe_job"'
 CLIENT = 'job=~"$client_job"'
 RUNS = f'{CLIENT}, run_id=~"$run"'
 
-OFFERED_TOLERANCE = (
-    0.02  # of the ratio of offered loads: beyond it the two did not do the same work
-)
+OFFERED_TOLERANCE = 0.02  # of the ratio of offered loads: beyond it the work was not the same
 WITNESS_TOLERANCE = 0.05  # of probe count over daemon count, scraped at different moments
-
 WHOLE_DELIVERY = 0.999  # least share of the copies owed that must have arrived
 WHOLE_SCRAPES = 0.95  # least share of the scrapes that must have worked
 

@@ -16,12 +16,35 @@ esac
 name=setup
 . deploy/common.sh
 
-unpack_promtool() { # the one program, not the Prometheus service that its package would start
+unpack_prometheus() { # the programs, not the service that the package would start
   command -v apt-get >/dev/null || return 1
   folder=$(mktemp -d)
-  say "unpacking promtool from Debian's prometheus package into .venv (checks of /metrics)"
+  say "unpacking prometheus and promtool from Debian's package into .venv (tests of metrics and boards)"
   (cd "$folder" && apt-get -qq download prometheus >/dev/null 2>&1 && dpkg-deb -x ./*.deb .) &&
-    install "$folder/usr/bin/promtool" .venv/bin/
+    install "$folder/usr/bin/prometheus" "$folder/usr/bin/promtool" .venv/bin/
+  status=$?
+  rm -rf "$folder"
+  return $status
+}
+
+unpack_prometheus_3() { # the next major, from the Debian after the next; its lists stay in a folder of their own
+  keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  [ -r "$keys" ] && command -v apt-get >/dev/null || return 1
+  folder=$(mktemp -d)
+  say "unpacking Prometheus 3 from Debian forky's packages into .venv (boards and rules on both majors)"
+  mkdir -p "$folder/lists/partial" "$folder/cache/archives/partial"
+  echo "deb [signed-by=$keys] http://deb.debian.org/debian forky main" >"$folder/sources.list"
+  (
+    cd "$folder"
+    set -- -qq -o Dir::Etc::SourceList="$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+      -o Dir::State::Lists="$folder/lists" -o Dir::Cache="$folder/cache" -o Acquire::Languages=none \
+      -o Acquire::Check-Valid-Until=false -o Acquire::Retries=2
+    timeout 180 apt-get "$@" update && timeout 180 apt-get "$@" download prometheus promtool &&
+      for package in ./*.deb; do dpkg-deb -x "$package" . || exit 1; done &&
+      usr/bin/prometheus --version | grep -q "version 3"
+  ) >/dev/null 2>&1 &&
+    install "$folder/usr/bin/prometheus" .venv/bin/prometheus-3 &&
+    install "$folder/usr/bin/promtool" .venv/bin/promtool-3
   status=$?
   rm -rf "$folder"
   return $status
@@ -39,8 +62,10 @@ if ! .venv/bin/python -c 'import bcc' 2>/dev/null; then
     say "going on without the eBPF probe"
 fi
 if [ "$kind" = dev ]; then
-  command -v promtool >/dev/null || [ -x .venv/bin/promtool ] || unpack_promtool ||
-    say "tests that need promtool will be skipped"
+  [ -x .venv/bin/promtool ] && [ -x .venv/bin/prometheus ] || unpack_prometheus ||
+    say "tests that need prometheus or promtool will be skipped"
+  [ -x .venv/bin/promtool-3 ] || unpack_prometheus_3 ||
+    say "boards and rules will be tested on one major of Prometheus only"
   command -v chromium >/dev/null || apt_install "a browser for the report's tests" chromium ||
     say "tests that open the report in a browser will be skipped"
   command -v strace >/dev/null || apt_install "a second count of system calls" strace ||

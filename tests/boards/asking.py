@@ -19,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 
 import promql_parser as promql
 
-from dashboards.lint import annotations, board_from, interpolate, panels, query_of, variables, walk
+from dashboards.lint import (
+    annotation_queries,
+    board_from,
+    interpolate,
+    panels,
+    query_of,
+    variables,
+    walk,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -232,7 +240,7 @@ def _panels(
 def _annotations(
     prometheus: Prometheus, board: dict[str, Any], span: Span, values: dict[str, str]
 ) -> Iterator[Answer]:
-    for annotation in annotations(board):
+    for annotation in annotation_queries(board):
         where = f"{board['title']}: annotation {annotation['name']}"
         expr = interpolate(annotation["expr"], values)
         yield prometheus.over(where, expr, span.history or span.start, span.end, span.step)

@@ -198,6 +198,7 @@ def scene(folder: Path) -> Iterator[Scene]:
         _wait_for(servers, "count(min_over_time(up[3s]) == 1)", wanted)
         start = time.time()
         before = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
+        _wait_for(servers, f"count(timestamp(etltd_epoll_waits_total) > {start})", len(MODES))
         loads = [Load(daemons[mode], mode, folder) for mode in MODES]
         for load in loads:
             stack.callback(load.stop)

@@ -216,6 +216,17 @@ def test_nothing_is_exported_under_two_names(scraped: Scraped) -> None:
     assert all(name.startswith("etltd_") for name in series)
 
 
+def test_readiness_is_a_number_too(scraped: Scraped) -> None:
+    """An alert can be made of a number, not of what /readyz says."""
+    found = {}
+    for problem in (None, "the loop has not ticked for 9.0 s"):
+        scraped.problem = problem
+        (sample,) = families(scraped.ask("/metrics")[2])["ready"].samples
+        found[problem] = sample.value
+
+    assert list(found.values()) == [1, 0]
+
+
 def test_values_are_those_of_the_loop(rig: Rig) -> None:
     anna, bert = rig.dial_many(2)
     anna.say(b"hello\n")
@@ -230,6 +241,7 @@ def test_values_are_those_of_the_loop(rig: Rig) -> None:
 
     value = {name: sample.value for name, sample in found.items()}
     assert value["etltd_connections",] == 2
+    assert value["etltd_max_connections",] == 7
     assert value["etltd_messages_received_total",] == 1
     assert value["etltd_messages_delivered_total",] == 1
     assert value["etltd_syscalls_total", "sendto"] == 1
