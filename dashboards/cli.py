@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from cyclopts import App, CycloptsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from dashboards.lint import Finding
 
 DONE, FAILED, USAGE = 0, 1, 2
 HERE = Path(__file__).parent
@@ -70,10 +72,19 @@ def lint(*boards: Path) -> int:
 
     found = 0
     for path in boards or sorted((HERE / "generated").glob("*.json")):
-        for finding in findings(_read(path)):
+        for finding in _understood(path, findings(_read(path))):
             found += 1
             print(f"{path.name}: {finding.panel or 'board'}: {finding.rule}: {finding.problem}")
     return FAILED if found else DONE
+
+
+def _understood(path: Path, found: Iterator[Finding]) -> Iterator[Finding]:
+    """Pass *found* on; a file that is JSON may still have another shape than boards have."""
+    try:
+        yield from found
+    except (AttributeError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__} {error}"
+        raise NotReadableError(f'"{path}" is not a classic dashboard: {why}.') from error
 
 
 def _read(path: Path) -> dict[str, object]:

@@ -40,6 +40,7 @@ GLOBALS = {
 VARIABLE = re.compile(r"\$(\w+)|\$\{(\w+)(?::\w+)?\}|\[\[(\w+)(?::\w+)?\]\]")
 QUERY = re.compile(r"(label_names|label_values|metrics|query_result)\((.*)\)", re.DOTALL)
 DATASOURCES = {"$datasource", "${datasource}"}
+# What draws numbers; texts and lists have no unit.
 DRAWN = {"stat", "gauge", "bargauge", "timeseries", "table", "heatmap", "graph", "singlestat"}
 UNITS = {value for value in vars(units).values() if isinstance(value, str)}
 COUNTER_READERS = {"rate", "irate", "increase", "max_over_time"}
@@ -69,8 +70,9 @@ def findings(board: Board) -> Iterator[Finding]:
     for rule in (_datasource, _jobs, _instances, _variable_queries, _reloads, _uneditable):
         yield from _findings("", rule, board)
     for panel in panels(board):
-        for panel_rule in (_described, _unit, _panel_datasource, _has_targets):
-            yield from _findings(_title(panel), panel_rule, panel)
+        if panel.get("type") in DRAWN:
+            for panel_rule in (_described, _unit, _panel_datasource, _has_targets):
+                yield from _findings(_title(panel), panel_rule, panel)
         for target in panel.get("targets") or []:
             for name, problem in _expression(board, target.get("expr", "")):
                 yield Finding(_title(panel), name, problem)
@@ -248,7 +250,7 @@ def _panel_datasource(panel: Panel) -> Iterator[str]:
 
 def _has_targets(panel: Panel) -> Iterator[str]:
     """panel-no-targets."""
-    if panel.get("type") in DRAWN and not panel.get("targets"):
+    if not panel.get("targets"):
         yield "it asks nothing"
 
 

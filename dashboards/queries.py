@@ -136,11 +136,6 @@ class Side:
             f"histogram_quantile({q}, sum by (le) ({as_run})) >= 0"
         )
 
-    def gauge(self, metric: str, matchers: str = DAEMON) -> str:
-        """Return a gauge of the daemon or the probe, summed."""
-        as_run = f"sum by (mode) ({metric}{{{matchers}}}){self._while_measured()}"
-        return f"sum({self._of_mode(metric, matchers)}) or sum({as_run})"
-
     def per_delivered(self, metric: str, matchers: str = DAEMON) -> str:
         """Return what a delivered copy cost in *metric*, over the range."""
         return over(self.total(metric, matchers), self.total("etltd_messages_delivered_total"))

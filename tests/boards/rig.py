@@ -28,7 +28,7 @@ RULES = HERE.parents[1] / "dashboards" / "rules"
 SERVERS = ("prometheus", "prometheus-3")
 MODES = ("lt", "et")
 JOBS = ("etltd", "etlt-probe", "loadclient")
-CONNECTIONS, RATE, SECONDS, LINGER_SECONDS = 24, 5, 12, 60
+CONNECTIONS, RATE, SECONDS, LINGER_SECONDS = 24, 5, 15, 60
 PATIENCE_SECONDS = 60.0
 SMEAR_SECONDS = 5  # what a rate takes together; so long after the load it is wholly in the sums
 BUSY = "the client itself was the bottleneck"  # a late client still counts right
@@ -272,7 +272,7 @@ def _wait_for(servers: dict[str, Prometheus], expr: str, wanted: float) -> None:
 
 def _last_look_at_the_load(servers: dict[str, Prometheus]) -> float:
     """Return a moment at which both runs had been measured for a while and still were."""
-    seconds = round(SECONDS / 2)
+    seconds = 4
     phase = 'etlt_load_phase{phase="measure"}'
     looks = f"count_over_time({phase}[{seconds}s]) >= {seconds - 1}"
     expr = f"count(min_over_time({phase}[{seconds}s]) == 1 and {looks})"

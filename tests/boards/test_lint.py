@@ -164,6 +164,13 @@ def test_a_panel_in_a_collapsed_row_is_looked_at() -> None:
     assert [one.panel for one in findings(board)] == ["Ticks"]
 
 
+def test_a_text_has_no_unit() -> None:
+    board = deepcopy(GOOD)
+    board["panels"].append({"type": "text", "title": "Read me"})
+
+    assert list(findings(board)) == []
+
+
 def test_every_job_variable_is_held_to_the_rules() -> None:
     """A board of several jobs would otherwise hide behind its first."""
     board = deepcopy(GOOD)
@@ -241,6 +248,21 @@ def test_what_is_no_board_is_one_sentence(
     assert main(["lint", str(path)]) == FAILED
     said = capsys.readouterr().err
     assert said.startswith(f'etlt-dashboards: "{path}" is not a dashboard: ')
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ['{"panels": [3]}', '{"panels": [], "templating": {"list": [{}]}}']
+)
+def test_json_of_another_shape_is_one_sentence(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.json"
+    path.write_text(text)
+
+    assert main(["lint", str(path)]) == FAILED
+    said = capsys.readouterr().err
+    assert said.startswith(f'etlt-dashboards: "{path}" is not a classic dashboard: ')
     assert said.count("\n") == 1
 
 
