@@ -30,6 +30,7 @@ pytestmark = [
 HOME = "etlt / ET vs LT"
 SIDES = {"left": "lt", "right": "et"}
 EXTRAPOLATION = 0.08  # of increase() over some twenty samples
+SMEAR = 0.25  # a rate at the beginning of a run holds some of what was before it
 SCRAPES = 0.25  # of the CPU time of a light load: what the tests' own scrapes add at the ends
 
 
@@ -170,6 +171,16 @@ def test_the_fingerprints_of_the_modes_are_on_the_board(
     assert left == 0
     assert right == pytest.approx(eagains / counters["messages_delivered_total"], rel=EXTRAPOLATION)
     assert difference == right
+
+
+def test_a_run_has_the_fingerprint_of_its_own_mode(prometheus: Prometheus, scene: Scene) -> None:
+    """A run is looked up by its time and mode; with the wrong join both would have ET's reads."""
+    found = answers(prometheus, scene, left="run-lt", right="run-et")
+    counters = scene.ledgers["et"]["server"]["counters"]
+    truth = counters["syscall_eagain_total"]["recvfrom"] / counters["messages_delivered_total"]
+
+    assert found["EAGAINs per message: A"].last == 0
+    assert found["EAGAINs per message: B"].last == pytest.approx(truth, rel=SMEAR)
 
 
 @pytest.mark.parametrize(("mode", "letter"), [("lt", "A"), ("et", "B")])
