@@ -4,10 +4,10 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --
 PURE := etltd/wire.py,etltd/broadcast.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
 PYTHON := $(BIN)/python
 
-.PHONY: help demo compare test fmt lint type bench lock clean
+.PHONY: help demo compare test fmt lint type bench lock clean stack stack-load stack-down
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/.run ## ET and LT under the same load, every message accounted for
 	@$(PYTHON) -m loadclient demo
@@ -20,6 +20,15 @@ test: .venv/.dev ## all tests that can run here, with coverage
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report --fail-under=90
 	@$(BIN)/coverage report --fail-under=100 --include="$(PURE)" >/dev/null || { echo "a pure module is not wholly tested"; exit 1; }
+
+stack: ## the full view in containers: both daemons, probe, Prometheus, Grafana
+	@deploy/stack.sh up
+
+stack-load: ## the same load on both daemons of the stack at the same time (CONNS, RATE, DURATION...)
+	@deploy/stack.sh load
+
+stack-down: ## remove the stack: containers, networks and volumes
+	@deploy/stack.sh down
 
 fmt: .venv/.dev ## format the code
 	@$(BIN)/ruff check -q --fix-only . && $(BIN)/ruff format -q .

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.deploy.containers import standins
+from tests.deploy.containers.engine import REPOSITORY, Engine, NoEngineError, any_engine
+from tests.deploy.containers.stack import Stack, has_compose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is tested, and what it was built on."""
+
+    base: str
+    etlt: str
+    probe: str
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    try:
+        with any_engine() as engine:
+            yield engine
+    except NoEngineError as reason:
+        pytest.skip(f"no Docker engine: {reason}")
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> Images:
+    try:
+        base = standins.debian(engine)
+    except standins.NoImageError as reason:
+        pytest.skip(f"no base image: {reason}")
+    files = {"etlt": "Dockerfile", "etlt-probe": "etlt-probe.Dockerfile"}
+    etlt, probe = (
+        engine.build(f"etlt-test/{name}", REPOSITORY / "deploy" / file, BASE_IMAGE=base)
+        for name, file in files.items()
+    )
+    return Images(base, etlt, probe)
+
+
+@pytest.fixture
+def containers(engine: Engine) -> Iterator[Engine]:
+    """Return the engine; what a test starts on it is removed."""
+    yield engine
+    engine.remove_containers()
+
+
+@pytest.fixture(scope="session")
+def stack(
+    engine: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Start the compose stack, drive the load through it once, and take it down in the end.
+
+    It has Prometheus' address and the results of the run by mode: whoever wants to check an
+    expression against the ledger of a run asks here.
+    """
+    if reason := has_compose(engine):
+        pytest.skip(reason)
+    prometheus = standins.prometheus(engine, images.base)
+    stack = Stack(engine, images, prometheus, tmp_path_factory.mktemp("stack"))
+    try:
+        stack.up()
+        stack.load()
+        yield stack
+    finally:
+        stack.down()
+    assert stack.left_behind() == []

@@ -1,0 +1,121 @@
+"""The stack as people start it: everything up, load on both, and Prometheus has the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.probes.test_daemon import read_samples, total
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from tests.deploy.containers.stack import Stack
+
+pytestmark = [pytest.mark.docker]
+
+MODES = ["lt", "et"]
+PATIENCE_SECONDS = 60
+SINCE_THE_RUN = "[30m]"
+
+
+def only(found: list[tuple[dict[str, str], float]]) -> float:
+    ((_, value),) = found
+    return value
+
+
+def test_every_service_is_up_and_scraped(stack: Stack) -> None:
+    """A board is empty, and says nothing of it, when one of its sources is not scraped."""
+    states = {service: stack.container(service).health for service in stack.services}
+    up = {by["instance"]: value for by, value in stack.query('up{job!="loadclient"}')}
+    clients = {
+        by["instance"]: value
+        for by, value in stack.query(f'max_over_time(up{{job="loadclient"}}{SINCE_THE_RUN})')
+    }
+
+    assert set(states.values()) == {"healthy"}
+    targets = ("etltd-lt:9700", "etltd-et:9700", "etlt-probe:9701", "localhost:9090")
+    assert up == dict.fromkeys(targets, 1)
+    assert clients == dict.fromkeys(("loadclient-lt:9702", "loadclient-et:9702"), 1)
+
+
+def test_both_daemons_get_the_same_load_at_the_same_time(stack: Stack) -> None:
+    """What the boards put side by side must have been side by side."""
+    lt, et = (stack.results[mode] for mode in MODES)
+    spans = [run["phases"]["measure"] for run in (lt, et)]
+    together = min(s["stop"] for s in spans) - max(s["start"] for s in spans)
+
+    for run, mode in ((lt, "lt"), (et, "et")):
+        assert (run["valid"], run["invalid_reasons"]) == (True, [])
+        assert (run["mode"], run["run_id"]) == (mode, f"test-{mode}")
+        assert run["delivery_ratio"] == 1
+    for same in ("messages_offered", "messages_sent", "messages_expected", "bytes_sent"):
+        assert lt[same] == et[same]
+    assert together > 0.5 * lt["elapsed_seconds"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_prometheus_has_is_what_the_ledger_says(stack: Stack, mode: str) -> None:
+    """The client's settled figures, the daemon's own counters, and what was stored of both."""
+    run = stack.results[mode]
+    counters = run["server"]["counters"]
+    daemon = f'etltd_messages_delivered_total{{mode="{mode}"}}'
+    labels = f'{{mode="{mode}",run_id="test-{mode}"}}'
+    samples = read_samples(f"http://{stack.address(f'etltd-{mode}', 9700)}/metrics")
+    delivered = total(samples, "etltd_messages_delivered_total")
+
+    until(lambda: only(stack.query(daemon)) == delivered, PATIENCE_SECONDS)
+    received, sent = (
+        only(stack.query(f"last_over_time(etlt_load_messages_{what}_total{labels}{SINCE_THE_RUN})"))
+        for what in ("received", "sent")
+    )
+
+    assert received == run["messages_received"] == counters["messages_delivered_total"]
+    assert sent == run["messages_sent"] == counters["messages_received_total"]
+    assert run["messages_received"] == run["messages_expected"] > 0
+    # All that it delivered before the measured phase: one hello of each, and the warm-up.
+    connections, rate, warmup = 20, 11, 1
+    before = (connections + connections * rate * warmup) * (connections - 1)
+    assert delivered == before + run["messages_received"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_probe_counts_the_same_as_the_daemon(stack: Stack, mode: str) -> None:
+    """Seen through Prometheus, from the shared pid namespace: no other process is in the count."""
+    calls = ("recvfrom", "sendto", "sendmsg")
+    for call in calls:
+        own = only(stack.query(f'etltd_syscalls_total{{mode="{mode}",syscall="{call}"}}'))
+        seen = stack.query(f'etlt_probe_syscalls_total{{mode="{mode}",syscall="{call}"}}')
+
+        assert sum(value for _, value in seen) == own
+    assert only(stack.query(f'etlt_probe_target_up{{mode="{mode}"}}')) == 1
+    assert all(value == 0 for _, value in stack.query("etlt_probe_missed_runs_total"))
+
+
+def test_no_label_was_renamed_by_prometheus(stack: Stack) -> None:
+    """A target label that a series has, too, becomes exported_…, and every panel loses it."""
+    assert stack.query('{exported_mode!=""}') == []
+    assert stack.query('{exported_run_id!=""}') == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_daemon_restarts_alone_and_is_found_again(stack: Stack, mode: str) -> None:
+    """Its neighbour in the pid namespace goes on; the probe and Prometheus follow."""
+    service, neighbour = f"etltd-{mode}", f"etltd-{'et' if mode == 'lt' else 'lt'}"
+    others = [stack.container(name) for name in (neighbour, "etlt-probe", "pids")]
+    since = [other.state["StartedAt"] for other in others]
+    (((_, born)),) = stack.query(f'etltd_start_time_seconds{{mode="{mode}"}}')
+    stack.command("compose", "restart", service)
+    container = stack.container(service)
+
+    until(lambda: container.health == "healthy", PATIENCE_SECONDS)
+    until(
+        lambda: [v for _, v in stack.query(f'etltd_start_time_seconds{{mode="{mode}"}}')] > [born],
+        PATIENCE_SECONDS,
+    )
+    until(
+        lambda: [v for _, v in stack.query(f'etlt_probe_target_up{{mode="{mode}"}}')] == [1],
+        PATIENCE_SECONDS,
+    )
+    assert container.logs().count("stopped ") >= 1
+    assert [other.state["StartedAt"] for other in others] == since
