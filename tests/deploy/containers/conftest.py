@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import faulthandler
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> Images:
+    faulthandler.cancel_dump_traceback_later()  # building takes minutes, and is no hang
     try:
         base = standins.debian(engine)
     except standins.NoImageError as reason:
@@ -61,6 +63,7 @@ def stack(
     It has Prometheus' address and the results of the run by mode: whoever wants to check an
     expression against the ledger of a run asks here.
     """
+    faulthandler.cancel_dump_traceback_later()  # a run and its linger take more than a minute
     if reason := has_compose(engine):
         pytest.skip(reason)
     prometheus = standins.prometheus(engine, images.base)

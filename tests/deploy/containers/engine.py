@@ -129,7 +129,9 @@ class Engine:
 
     def build(self, tag: str, dockerfile: Path, context: Path = REPOSITORY, **args: str) -> str:
         """Build *tag* with the classic builder, which takes less than BuildKit does."""
-        options = [part for name, value in args.items() for part in ("--build-arg", f"{name}={value}")]
+        options = [
+            part for name, value in args.items() for part in ("--build-arg", f"{name}={value}")
+        ]
         done = subprocess.run(
             ["docker", "build", "--tag", tag, "--file", str(dockerfile), *options, str(context)],
             env={**self.environment, "DOCKER_BUILDKIT": "0"},
@@ -179,7 +181,9 @@ def any_engine() -> Iterator[Engine]:
     elif os.geteuid() != 0:
         raise NoEngineError("no engine answers, and only root may start one")
     elif shutil.which("dockerd") is None:
-        raise NoEngineError("no engine answers, and there is no dockerd (apt-get install docker.io)")
+        raise NoEngineError(
+            "no engine answers, and there is no dockerd (apt-get install docker.io)"
+        )
     else:
         with _own_engine() as engine:
             yield engine
@@ -189,7 +193,7 @@ def any_engine() -> Iterator[Engine]:
 def _own_engine() -> Iterator[Engine]:
     """Start dockerd with everything it keeps in one folder; it dies with this thread."""
     # Not pytest's folder: a socket's path is short, and images do not belong into memory.
-    folder = Path(tempfile.mkdtemp(prefix="etlt-engine-", dir="/var/tmp"))  # noqa: S108
+    folder = Path(tempfile.mkdtemp(prefix="etlt-engine-", dir="/var/tmp"))
     rules, bridge = _packet_filter(), Path("/sys/class/net/docker0").exists()
     environment = {**os.environ, "DOCKER_HOST": f"unix://{folder}/socket"}
     environment.pop("DOCKER_CONTEXT", None)

@@ -1,4 +1,4 @@
-"""The compose stack, by the commands that people use: ``deploy/stack.sh up``, ``load``, ``down``."""
+"""The compose stack, by the command that people use: ``deploy/stack.sh``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ GRAFANA = "grafana/grafana:12.0.2"  # as in compose.yaml
 PACE = "services:\n" + "".join(
     f"  {name}:\n    healthcheck: {{interval: 1s}}\n" for name in SERVICES
 )
-LOAD = {"CONNS": "20", "RATE": "11", "DURATION": "8", "WARMUP": "1", "LINGER": "6", "RUN_ID": "test"}
+LOAD = {
+    "CONNS": "20",
+    "RATE": "11",
+    "DURATION": "8",
+    "WARMUP": "1",
+    "LINGER": "6",
+    "RUN_ID": "test",
+}
 PORTS = (
     *("ETLTD_LT_PORT", "ETLTD_LT_METRICS_PORT", "ETLTD_ET_PORT", "ETLTD_ET_METRICS_PORT"),
     *("ETLT_PROBE_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"),

@@ -76,9 +76,7 @@ def check_that_the_counts_are_equal(
     daemon: Daemon, probe: Witness, engine: Engine, image: str
 ) -> None:
     """Compare both sides over a load from a sibling container, from rest to rest."""
-    until(
-        lambda: total(read_samples(probe.url), "etlt_probe_loop_threads") == 1, PATIENCE_SECONDS
-    )
+    until(lambda: total(read_samples(probe.url), "etlt_probe_loop_threads") == 1, PATIENCE_SECONDS)
     before_kernel, before_daemon = at_a_quiet_moment(daemon, probe)
     run = load(engine, image, daemon.container)
     until(lambda: not total(daemon.scrape(), "etltd_connections"), PATIENCE_SECONDS)
@@ -131,7 +129,11 @@ def test_the_probe_holds_its_capabilities_and_no_other(
     probe = witness("--pid", f"container:{server.container.id}", watch=("--comm", "etltd"))
     said = probe.container.shell("cat /proc/self/status; touch /here")
     held = next(line for line in said.splitlines() if line.startswith("CapBnd"))
-    allowed = {"--cap-add=BPF": 1 << 39, "--cap-add=PERFMON": 1 << 38, "--cap-add=SYS_ADMIN": 1 << 21}
+    allowed = {
+        "--cap-add=BPF": 1 << 39,
+        "--cap-add=PERFMON": 1 << 38,
+        "--cap-add=SYS_ADMIN": 1 << 21,
+    }
 
     assert int(held.split()[1], 16) == sum(allowed[one] for one in containers.probe_capabilities)
     assert "Read-only file system" in said
