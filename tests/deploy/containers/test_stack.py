@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.deploy.containers.stack import LOAD
 from tests.probes.test_daemon import read_samples, total
 from tests.waiting import until
 
@@ -74,7 +75,7 @@ def test_what_prometheus_has_is_what_the_ledger_says(stack: Stack, mode: str) ->
     assert sent == run["messages_sent"] == counters["messages_received_total"]
     assert run["messages_received"] == run["messages_expected"] > 0
     # All that it delivered before the measured phase: one hello of each, and the warm-up.
-    connections, rate, warmup = 20, 11, 1
+    connections, rate, warmup = (int(LOAD[name]) for name in ("CONNS", "RATE", "WARMUP"))
     before = (connections + connections * rate * warmup) * (connections - 1)
     assert delivered == before + run["messages_received"]
 
