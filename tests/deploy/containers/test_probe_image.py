@@ -180,5 +180,5 @@ def test_once_prints_a_table_of_the_server_in_the_other_container(
     )
     assert containers.docker("wait", container.id) == "0"
 
-    assert "etltd-et (pid 1)" in container.logs()
+    assert "etltd-et (pid 1, mode et): 2.0" in container.logs()
     assert "\nepoll_wait returned" in container.logs()
