@@ -27,6 +27,15 @@ START_SECONDS = 60
 BUILD_SECONDS = 600
 COMMAND_SECONDS = 120
 KNOWS_BPF = 23  # the first engine that knows CAP_BPF and CAP_PERFMON
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+# What iptables-save says where no rule was ever made is nothing, and to restore that does nothing.
+NO_RULES = "".join(
+    f"*{table}\n" + "".join(f":{chain} ACCEPT\n" for chain in chains.split()) + "COMMIT\n"
+    for table, chains in (
+        ("filter", "INPUT FORWARD OUTPUT"),
+        ("nat", "PREROUTING INPUT OUTPUT POSTROUTING"),
+    )
+)
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 
 
@@ -195,6 +204,7 @@ def _own_engine() -> Iterator[Engine]:
     # Not pytest's folder: a socket's path is short, and images do not belong into memory.
     folder = Path(tempfile.mkdtemp(prefix="etlt-engine-", dir="/var/tmp"))
     rules, bridge = _packet_filter(), Path("/sys/class/net/docker0").exists()
+    forwards = FORWARDING.read_text()
     environment = {**os.environ, "DOCKER_HOST": f"unix://{folder}/socket"}
     environment.pop("DOCKER_CONTEXT", None)
     try:
@@ -205,8 +215,8 @@ def _own_engine() -> Iterator[Engine]:
         shutil.rmtree(folder, ignore_errors=True)
         if not bridge:
             subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, check=False)
-        if rules:
-            subprocess.run(["iptables-restore"], input=rules, text=True, check=False)
+        subprocess.run(["iptables-restore"], input=rules, text=True, check=False)
+        FORWARDING.write_text(forwards)
 
 
 @contextlib.contextmanager
@@ -236,9 +246,8 @@ def _dockerd(folder: Path, environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def _packet_filter() -> str:
-    if shutil.which("iptables-save") is None:
-        return ""
-    return subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=False).stdout
+    return saved or NO_RULES
 
 
 def _unmount(folder: Path) -> None:
