@@ -193,6 +193,10 @@ def any_engine() -> Iterator[Engine]:
         raise NoEngineError(
             "no engine answers, and there is no dockerd (apt-get install docker.io)"
         )
+    elif shutil.which("iptables-save") is None:
+        raise NoEngineError(
+            "no engine answers, and dockerd needs iptables (apt-get install iptables)"
+        )
     else:
         with _own_engine() as engine:
             yield engine
