@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from dashboards import rules
+from tests.boards.asking import Answer, Span, ask, faults, our_boards
 from tests.deploy.containers.stack import LOAD
 from tests.probes.test_daemon import read_samples, total
 from tests.waiting import until
@@ -120,3 +124,49 @@ def test_a_daemon_restarts_alone_and_is_found_again(stack: Stack, mode: str) -> 
     )
     assert container.logs().count("stopped ") >= 1
     assert [other.state["StartedAt"] for other in others] == since
+
+
+def during_the_load(stack: Stack) -> Span:
+    spans = [stack.results[mode]["phases"]["measure"] for mode in MODES]
+    start, stop = max(s["start"] for s in spans), min(s["stop"] for s in spans)
+    return Span(start, stop, step=1, rate_interval="8s", history=start - 1800)
+
+
+def test_every_expression_of_boards_and_rules_is_answered(stack: Stack) -> None:
+    """Panels, variables, annotations, rules and alerts; a daemon has been restarted by now."""
+    sides = {"left": "lt", "right": "et"}
+    during = during_the_load(stack)
+    until_now = replace(during, end=time.time())
+    asked = (stack.prometheus_url, our_boards())
+    found = [
+        *(one for one in ask(*asked, rules.expressions(), during, sides) if not is_note(one)),
+        *(one for one in ask(*asked, [], until_now, sides) if is_note(one)),
+    ]
+    without_stats = [one for one in found if "bpf_run" in one.expr]  # that takes SYS_ADMIN
+
+    assert len(found) > 150
+    assert faults(one for one in found if one not in without_stats) == []
+    assert {one.fault for one in without_stats} == {"empty"}
+
+
+def is_note(answer: Answer) -> bool:
+    return ": annotation " in answer.where
+
+
+def test_the_board_shows_what_the_ledgers_say(stack: Stack) -> None:
+    """Looked at after the load, as people do; the client's series end with it."""
+    (home,) = [board for board in our_boards() if board["title"] == "etlt / ET vs LT"]
+    span = during_the_load(stack)
+    after = Span(span.start, span.end + int(LOAD["LINGER"]) / 2, rate_interval="8s")
+    sides = {"left": "lt", "right": "et"}
+    found = {
+        one.where.removeprefix("etlt / ET vs LT: "): one
+        for one in ask(stack.prometheus_url, [home], [], after, sides)
+    }
+
+    for letter, key in {"B": "messages_sent", "C": "messages_received"}.items():
+        shown = {by["run_id"]: values[-1] for by, values in found[f"Runs: {letter}"].series}
+        assert shown == {f"test-{mode}": stack.results[mode][key] for mode in MODES}
+    for letter in "AB":
+        assert found[f"Gate: delivery ratio: {letter}"].last == 1
+    assert found["Gate: offered load, right over left: A"].last == 1
