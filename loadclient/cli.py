@@ -39,6 +39,7 @@ from loadclient.demo import (
 from loadclient.environment import version
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.metrics import LiveMetrics
+from loadclient.network.link import NetworkFailedError
 from loadclient.options import Host, Options, Port, UsageError, check
 from loadclient.report import summary
 from loadclient.runner import CannotRunError, resolve
@@ -67,6 +68,7 @@ DEFAULTS = Options()
 FAILURES = (
     CannotRunError,
     DaemonFailedError,
+    NetworkFailedError,
     NotWrittenError,
     ServerUnreadableError,
     WorkerDiedError,
@@ -184,7 +186,7 @@ def compare(*, options: CompareOptions = COMPARE_DEFAULTS) -> int:
 
 @app.command
 def search(
-    host: str = "127.0.0.1", port: Port = 9000, *, options: SearchOptions = SEARCH_DEFAULTS
+    host: Host = "127.0.0.1", port: Port = 9000, *, options: SearchOptions = SEARCH_DEFAULTS
 ) -> int:
     """Find the highest rate that the server at HOST PORT delivers in full and in time.
 

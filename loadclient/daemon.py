@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 START_SECONDS = 15.0
@@ -36,15 +36,20 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(mode: str, log: Path, *more: str) -> Iterator[Daemon]:
-    """Run `etltd` on free ports, with *more* options, until the block ends."""
+def running_daemon(
+    mode: str, log: Path, *more: str, within: Sequence[str] = ()
+) -> Iterator[Daemon]:
+    """Run `etltd` on free ports, with *more* options, until the block ends.
+
+    *within* is a command that runs another one with its own pid, such as nsenter.
+    """
     command = [
         sys.executable, "-m", "etltd", "--mode", mode, "--port", "0", "--metrics-port", "0",
         "--log-format", "json", *more,
     ]  # fmt: skip
     with log.open("wb") as stderr:
         process = subprocess.Popen(  # noqa: S603 - our own module
-            command,
+            [*within, *command],
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,  # Ctrl-C is for us: it must not take the daemon from a run

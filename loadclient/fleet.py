@@ -45,6 +45,7 @@ from loadclient.protocol import (
 from loadclient.receiver import Receiver
 from loadclient.sender import Sender
 from loadclient.sequences import censored
+from loadclient.stationarity import Windows
 
 if TYPE_CHECKING:
     import socket
@@ -258,6 +259,7 @@ class Fleet:
         for peer in self._peers:
             peer.forget()
         self._receiver.forget()
+        self._receiver.windows = Windows.over(begin.schedule)
         self._receiver.measure(self._readers)
         self._sender.forget()
         self._sender.follow(begin.schedule)
@@ -360,6 +362,7 @@ class Fleet:
             reordered=sequences.reordered,
             damaged=sequences.damaged,
             latencies=self._latencies(),
+            windows=self._receiver.windows,
             unacknowledged_bytes=sum(peer.unacknowledged_bytes() for peer in self._peers),
         )
 

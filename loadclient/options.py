@@ -91,18 +91,20 @@ def host_name(_type: Any, tokens: Sequence[Token]) -> str:
     return text
 
 
-def _int(least: int, most: int | None = None) -> Parameter:
+def integer(least: int, most: int | None = None) -> Parameter:
+    """Take a whole number between bounds, both included."""
     return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
 
 
-def _float(least: float, most: float | None = None) -> Parameter:
+def real(least: float, most: float | None = None) -> Parameter:
+    """Take a finite number between bounds, both included."""
     return Parameter(converter=finite, validator=validators.Number(gte=least, lte=most))
 
 
 File = Annotated[Path | None, Parameter(converter=path, n_tokens=1)]
 Host = Annotated[str, Parameter(converter=host_name, n_tokens=1)]
 Url = Annotated[str | None, Parameter(converter=url, n_tokens=1)]
-Port = Annotated[int, _int(1, 65535)]
+Port = Annotated[int, integer(1, 65535)]
 
 
 @Parameter(name="*")
@@ -112,47 +114,47 @@ class Options:
 
     unix: File = None
     """Connect to this Unix socket instead of HOST PORT."""
-    conns: Annotated[int, _int(1)] = 50
+    conns: Annotated[int, integer(1)] = 50
     """Connections."""
-    duration: Annotated[float, _float(0, MOST_SECONDS)] = 30.0
+    duration: Annotated[float, real(0, MOST_SECONDS)] = 30.0
     """Seconds of the measured phase; 0 goes on until Ctrl-C."""
-    msg_bytes: Annotated[int, _int(2, 1 << 20)] = 64
+    msg_bytes: Annotated[int, integer(2, 1 << 20)] = 64
     """Length of every message, newline included. Below 32 there are no latency samples."""
-    rate: Annotated[float, _float(0.001, 100_000)] = 20.0
+    rate: Annotated[float, real(0.001, 100_000)] = 20.0
     """Messages per second of each sender."""
     recv: bool = True
     """Read what the server sends. Without, only --server-metrics can show that it was processed."""
     burst: bool = True
     """All senders at once each interval; --no-burst staggers them evenly over it."""
-    procs: Annotated[int, _int(1, 256)] = 1
+    procs: Annotated[int, integer(1, 256)] = 1
     """Worker processes that share the connections."""
-    senders: Annotated[int | None, _int(1, MAX_SENDERS)] = None
+    senders: Annotated[int | None, integer(1, MAX_SENDERS)] = None
     """Let only the first N connections send. Default: all of them."""
-    slow_readers: Annotated[int, _int(0)] = 0
+    slow_readers: Annotated[int, integer(0)] = 0
     """Let N connections read at --slow-reader-rate until the drain."""
-    slow_reader_rate: Annotated[int, _int(1, INT_MAX)] = 1000
+    slow_reader_rate: Annotated[int, integer(1, INT_MAX)] = 1000
     """Bytes per second that a slow reader reads."""
-    never_readers: Annotated[int, _int(0)] = 0
+    never_readers: Annotated[int, integer(0)] = 0
     """Let the last N connections never read."""
-    connect_rate: Annotated[float, _float(0)] = 0.0
+    connect_rate: Annotated[float, real(0)] = 0.0
     """Connections opened per second; 0 is as fast as the server accepts."""
-    connect_timeout: Annotated[float, _float(0.1, MOST_SECONDS)] = 30.0
+    connect_timeout: Annotated[float, real(0.1, MOST_SECONDS)] = 30.0
     """Seconds until all connections must be open."""
-    warmup: Annotated[float, _float(0, MOST_SECONDS)] = 2.0
+    warmup: Annotated[float, real(0, MOST_SECONDS)] = 2.0
     """Seconds of load that are sent, delivered and not counted."""
-    drain_timeout: Annotated[float, _float(0.1, MOST_SECONDS)] = 10.0
+    drain_timeout: Annotated[float, real(0.1, MOST_SECONDS)] = 10.0
     """Seconds that the last messages may take to arrive."""
-    sndbuf: Annotated[int, _int(0, INT_MAX)] = 0
+    sndbuf: Annotated[int, integer(0, INT_MAX)] = 0
     """SO_SNDBUF of each connection; 0 leaves it to the kernel."""
-    rcvbuf: Annotated[int, _int(0, INT_MAX)] = 0
+    rcvbuf: Annotated[int, integer(0, INT_MAX)] = 0
     """SO_RCVBUF of each connection; 0 leaves it to the kernel."""
     verify: Literal["sampled", "full"] = "sampled"
     """Count every byte and parse marked messages, or parse and check every line."""
     server_metrics: Url = None
     """URL of the daemon's /metrics; joins its counters to the ledger."""
-    max_p99: Annotated[float | None, _float(0)] = None
+    max_p99: Annotated[float | None, real(0)] = None
     """Fail (exit 3) if the corrected p99 latency exceeds this many milliseconds."""
-    min_delivery_ratio: Annotated[float | None, _float(0, 1)] = None
+    min_delivery_ratio: Annotated[float | None, real(0, 1)] = None
     """Fail (exit 3) if less than this share of the owed copies was received."""
     run_id: str | None = None
     """Name of the run in results and metrics. Default: time and process id."""
@@ -162,9 +164,9 @@ class Options:
     """Write one row per second here."""
     metrics_host: Host = "127.0.0.1"
     """Address of the Prometheus endpoint."""
-    metrics_port: Annotated[int | None, _int(0, 65535)] = None
+    metrics_port: Annotated[int | None, integer(0, 65535)] = None
     """Port of the Prometheus endpoint; 0 takes a free one. Default: no endpoint."""
-    linger: Annotated[float, _float(0, MOST_SECONDS)] = 0.0
+    linger: Annotated[float, real(0, MOST_SECONDS)] = 0.0
     """Seconds to keep the endpoint after the run, for the last scrape."""
     quiet: Annotated[bool, Parameter(negative=())] = False
     """Print no progress and no summary."""

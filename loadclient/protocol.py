@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from loadclient.histogram import Histogram
     from loadclient.ledger import Account, Profile
     from loadclient.pacing import Schedule
+    from loadclient.stationarity import Windows
 
 NEVER_NS = 1 << 62  # later than anything
 
@@ -149,6 +150,7 @@ class Settled:
     reordered: int
     damaged: int
     latencies: Latencies
+    windows: Windows
     unacknowledged_bytes: int
 
 

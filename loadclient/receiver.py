@@ -28,6 +28,7 @@ from loadclient.payload import (
     read_hello,
 )
 from loadclient.sequences import Sequences
+from loadclient.stationarity import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,6 +66,7 @@ class Receiver:
         """Start a phase with empty counts."""
         self.corrected = Histogram()
         self.uncorrected = Histogram()
+        self.windows = Windows()
         self.marks = 0
         self.too_long: Counter[int] = Counter()  # by the peer whose messages were refused
         self.rate_limited: Counter[int] = Counter()
@@ -145,6 +147,7 @@ class Receiver:
         latency = latency_ns(mark.due, now_ns)
         self.marks += 1
         self.corrected.record(latency)
+        self.windows.record(now_ns - latency, latency)
         self.uncorrected.record(latency - mark.lag_ns)
 
     def _notice(self, peer: Peer, line: bytes) -> None:

@@ -70,6 +70,7 @@ class RunResult:
     latency_samples: int = 0
     latency_censored: dict[str, float | None] = field(default_factory=dict)
     latency_absent_because: str | None = None
+    latency_windows_seconds: list[float | None] = field(default_factory=list)  # by due time
     schedule_lag_seconds: Seconds | None = None
     schedule_lag_own_seconds: Seconds | None = None  # of messages whose socket had room
     connect_seconds: Seconds | None = None

@@ -18,10 +18,11 @@ from loadclient.ledger import (
 from loadclient.payload import SAMPLE_BYTES
 from loadclient.protocol import Latencies, Snapshot
 from loadclient.result import RunResult, Threshold, quantiles
+from loadclient.stationarity import Windows, shift
 from loadclient.totals import Rest, all_lag, merged_latencies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from loadclient.ledger import Account
     from loadclient.options import Options
@@ -125,6 +126,7 @@ class Verdict:
             latency_samples=self._latencies.corrected.count,
             latency_censored=self._censored(),
             latency_absent_because=self._latency_absent(),
+            latency_windows_seconds=self._windows(),
             schedule_lag_seconds=quantiles(all_lag(self._latencies)),
             schedule_lag_own_seconds=quantiles(self._latencies.lag),
             connect_seconds=quantiles(evidence.connect_latency),
@@ -194,6 +196,12 @@ class Verdict:
         if self._options.msg_bytes < SAMPLE_BYTES:
             return f"a message of less than {SAMPLE_BYTES} bytes cannot carry its due time"
         return "no marked message arrived"
+
+    def _windows(self) -> list[float | None]:
+        """Return the mean latency of each stretch of the phase."""
+        if self._evidence.drained is None or self._evidence.interrupted_in:
+            return []
+        return Windows.means([worker.windows for worker in self._evidence.settled])
 
     def _closed(self) -> dict[str, int]:
         return {
@@ -385,6 +393,8 @@ class Verdict:
         elapsed = self._elapsed()
         if isinstance(pressure, float) and elapsed and pressure > PRESSED_SHARE * elapsed:
             yield f"the machine is too busy: for {pressure:.1f} s some task waited for a processor"
+        if sentence := not_stationary(self._windows()):
+            yield sentence
         censored = self._censored()["samples"]
         if censored:
             yield f"{censored} latency samples had not arrived at the end: they have only an age"
@@ -401,3 +411,14 @@ class Verdict:
             ratio = self._delivery_ratio()
             holds = ratio is not None and ratio >= least
             yield Threshold(name="min_delivery_ratio", limit=least, measured=ratio, holds=holds)
+
+
+def not_stationary(windows: Sequence[float | None]) -> str:
+    """Return a sentence if the server was not in the same state throughout."""
+    ratio = shift(windows)
+    if ratio is None:
+        return ""
+    return (
+        f"not stationary: latency in the second half of the phase was {ratio:.2g} times that in "
+        "the first, so its figures describe no one state"
+    )

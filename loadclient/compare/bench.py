@@ -19,6 +19,7 @@ from loadclient.compare.design import plan
 from loadclient.compare.slices import slice_of
 from loadclient.daemon import Daemon, running_daemon
 from loadclient.interrupts import InterruptedRunError, Interrupts
+from loadclient.network.weather import Weather
 from loadclient.options import Options
 from loadclient.session import perform
 
@@ -28,9 +29,12 @@ if TYPE_CHECKING:
 
     from loadclient.compare.design import Block, Step
     from loadclient.compare.study import Arm, Cell, Design, Slice
+    from loadclient.network.link import Network
+    from loadclient.result import RunResult
 
 CONNECT_SECONDS = 10.0
 DRAIN_SECONDS = 5.0
+ROUGH_DRAIN_SECONDS = 20.0  # TCP repeats what was lost after 0.2, 0.6, 1.4, 3.0, 6.2, 12.6 s
 
 
 class Daemons(Protocol):
@@ -48,18 +52,22 @@ class Watcher(Protocol):
 
 
 class OwnDaemons:
-    """Starts fresh daemons for every block."""
+    """Starts fresh daemons for every block, on the other side of a network if there is one."""
+
+    def __init__(self, network: Network | None = None) -> None:
+        self._within = network.server_command if network else []
+        self._flags = network.daemon_flags if network else []
 
     @contextmanager
     def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
         """Run both daemons on free ports."""
         with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder:
             logs = Path(folder)
-            with (
-                running_daemon(cell.a.mode, logs / "a.log", *_flags(cell.a)) as a,
-                running_daemon(cell.b.mode, logs / "b.log", *_flags(cell.b)) as b,
-            ):
+            with self._one(cell.a, logs / "a.log") as a, self._one(cell.b, logs / "b.log") as b:
                 yield {"a": a, "b": b}
+
+    def _one(self, arm: Arm, log: Path) -> AbstractContextManager[Daemon]:
+        return running_daemon(arm.mode, log, *self._flags, *_flags(arm), within=self._within)
 
 
 class GivenDaemons:
@@ -85,8 +93,16 @@ def mode_of(daemon: Daemon) -> str:
 class Bench:
     """One study under way."""
 
-    def __init__(self, design: Design, path: Path, daemons: Daemons, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        design: Design,
+        path: Path,
+        daemons: Daemons,
+        watcher: Watcher,
+        network: Network | None = None,
+    ) -> None:
         self._design = design
+        self._network = network
         self._path = path
         self._daemons = daemons
         self._watcher = watcher
@@ -124,10 +140,23 @@ class Bench:
 
     def _slice(self, cell: Cell, step: Step, daemon: Daemon) -> Slice:
         started = time.time()
-        result = perform(load(self._design, cell, step, daemon), daemon.address, [])
-        if result.interrupted:
-            raise InterruptedRunError
-        return slice_of(step, result, started)
+        result, frames = loaded(self._design, cell, step, daemon, self._network)
+        return slice_of(step, result, started, frames)
+
+
+def loaded(
+    design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
+) -> tuple[RunResult, dict[str, float]]:
+    """Load *daemon* as *step* asks; return what came of it, and what the network did meanwhile.
+
+    Raises InterruptedRunError, and what runs raise.
+    """
+    weather = Weather(network) if network else None
+    options = load(design, cell, step, daemon)
+    result = perform(options, daemon.address, [weather] if weather else [])
+    if result.interrupted:
+        raise InterruptedRunError
+    return result, weather.counts if weather else {}
 
 
 def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:
@@ -159,7 +188,7 @@ def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
         duration=design.slice_seconds,
         warmup=design.settle_seconds,
         connect_timeout=CONNECT_SECONDS,
-        drain_timeout=DRAIN_SECONDS,
+        drain_timeout=ROUGH_DRAIN_SECONDS if design.netem else DRAIN_SECONDS,
         server_metrics=daemon.metrics,
         run_id=f"slice-{step.index}",
         quiet=True,

@@ -6,21 +6,22 @@ import secrets
 import shlex
 import tomllib
 from dataclasses import dataclass, fields, replace
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from loadclient.compare import design as designs
 from loadclient.compare.bench import mode_of
 from loadclient.compare.study import Arm, Design, Shape
 from loadclient.compare.studyfile import design_of
 from loadclient.daemon import Daemon
-from loadclient.options import UsageError, finite, whole
+from loadclient.network.conditions import Conditions, parse
+from loadclient.options import File, Url, UsageError, integer, real
 from loadclient.runner import resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from cyclopts import Token
 
@@ -53,6 +54,20 @@ def modes(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return words
 
 
+def address(_type: Any, tokens: Sequence[Token]) -> str:
+    """Check the spelling of an address. Raises ValueError."""
+    text = tokens[0].value
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ValueError(f'"{text}" is not HOST:PORT')
+    return text
+
+
+def conditions(_type: Any, tokens: Sequence[Token]) -> Conditions:
+    """Read what a network does. Raises ValueError."""
+    return parse(tokens[0].value)
+
+
 def _words(text: str, known: Sequence[str]) -> tuple[str, ...]:
     words = tuple(word.strip() for word in text.split(","))
     for word in words:
@@ -70,12 +85,11 @@ def _one_word(_type: Any, text: str, *, delimiter: str | None) -> list[str]:
     return [text] if delimiter is None else text.split(delimiter)
 
 
-def _int(least: int, most: int) -> Parameter:
-    return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
-
-
-def _float(least: float, most: float) -> Parameter:
-    return Parameter(converter=finite, validator=validators.Number(gte=least, lte=most))
+Address = Annotated[str | None, Parameter(converter=address, n_tokens=1)]
+Netem = Annotated[
+    Conditions | None,
+    Parameter(converter=conditions, n_tokens=1, accepts_keys=False, env_var_split=_one_word),
+]
 
 
 @Parameter(name="*")
@@ -88,9 +102,9 @@ class CompareOptions:
     the original's load and score, and what they hide, about ten minutes."""
     quick: Annotated[bool, Parameter(negative="")] = False
     """The same as --preset quick."""
-    study: Path | None = None
+    study: File = None
     """Take the cells from this TOML file instead of a preset."""
-    resume: Path | None = None
+    resume: File = None
     """Go on with the study whose raw slices are in this file."""
     modes: Annotated[tuple[str, ...], _list(modes)] = designs.MODES
     """Which mode over which."""
@@ -98,33 +112,36 @@ class CompareOptions:
     """Message sizes, as in 64,512: one cell for each size and read policy instead of a preset's."""
     drain: Annotated[tuple[str, ...] | None, _list(drains)] = None
     """Read policies: usual, each mode's own; eagain or short-read, the same for both."""
-    conns: Annotated[int | None, _int(2, 100_000)] = None
+    conns: Annotated[int | None, integer(2, 100_000)] = None
     """Connections of such cells; all of them talk and listen. Default: 100."""
-    rate: Annotated[float | None, _float(0.001, 100_000)] = None
+    rate: Annotated[float | None, real(0.001, 100_000)] = None
     """Messages per second of each of them. Default: 50."""
-    pairs: Annotated[int | None, _int(1, 1000)] = None
+    pairs: Annotated[int | None, integer(1, 1000)] = None
     """Pairs of slices in each cell. Default: 10."""
-    slice_seconds: Annotated[float | None, _float(0.5, 3600)] = None
+    slice_seconds: Annotated[float | None, real(0.5, 3600)] = None
     """Seconds measured in each slice. Default: the preset's."""
-    settle_seconds: Annotated[float | None, _float(0, 600)] = None
+    settle_seconds: Annotated[float | None, real(0, 600)] = None
     """Seconds of load before that, which are not counted. Default: the preset's."""
-    seed: Annotated[int | None, _int(0, 2**63)] = None
+    seed: Annotated[int | None, integer(0, 2**63)] = None
     """Decides the order of everything. Default: drawn, and reported."""
+    netem: Netem = None
+    """As root: put client and daemons into two network namespaces. veth adds nothing to the link
+    between them; delay=20ms,jitter=2ms,loss=1%,rate=50mbit (or some of these) hold each way."""
     probe: bool = True
     """Ask the kernel too, in slices of their own at the end, where etlt-probe can run."""
-    a: str | None = None
+    a: Address = None
     """HOST:PORT of a daemon of yours, to compare instead of starting any; needs the other three."""
-    a_metrics: str | None = None
+    a_metrics: Url = None
     """URL of its /metrics."""
-    b: str | None = None
+    b: Address = None
     """HOST:PORT of the other one."""
-    b_metrics: str | None = None
+    b_metrics: Url = None
     """URL of its /metrics."""
-    raw: Path | None = None
+    raw: File = None
     """File for the raw slices as JSON lines. Default: report/compare-TIME.jsonl."""
-    json: Path | None = None
+    json: File = None
     """File for the study as JSON. Default: like the raw slices', ending in .json."""
-    html: Path | None = None
+    html: File = None
     """File for the report as one HTML page."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Print no progress and no report."""
@@ -141,6 +158,8 @@ def decided(options: CompareOptions, given: list[list[str]]) -> Design:
     design = _of_study(options, given) if options.study else _of_preset(options, given)
     numbers = {name: getattr(options, name) for name in NUMBERS}
     design = replace(design, **{k: v for k, v in numbers.items() if v is not None})
+    if options.netem is not None:
+        design = replace(design, netem=str(options.netem))
     design = designs.with_control(design)
     return _of_given(design, given) if given else design
 
@@ -208,13 +227,8 @@ def given(options: CompareOptions) -> list[list[str]]:
         raise UsageError("--a, --a-metrics, --b, --b-metrics: give all four, or none.")
     if options.drain is not None or options.modes != designs.MODES:
         raise UsageError("--drain, --modes: a daemon of yours decides them itself; leave them out.")
-    for name, url in (("--a-metrics", a_metrics), ("--b-metrics", b_metrics)):
-        if not url.startswith(("http://", "https://")):
-            raise UsageError(f'{name} "{url}": must begin with http:// or https://.')
-    for name, address in (("--a", a), ("--b", b)):
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
-            raise UsageError(f'{name} "{address}": must be HOST:PORT.')
+    if options.netem is not None:
+        raise UsageError("--netem: daemons of yours are where they are; leave it out.")
     return [[a, a_metrics], [b, b_metrics]]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from dataclasses import fields
+from contextlib import contextmanager
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +22,26 @@ from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, left, load
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.progress import StudyProgress, spoken
-from loadclient.compare.study import Design, Kind, Study
+from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import Daemon, DaemonFailedError
 from loadclient.environment import Contention, describe
+from loadclient.network import link
+from loadclient.network.conditions import parse
+from loadclient.network.link import NetworkFailedError
 from loadclient.options import UsageError, check
 from loadclient.runner import CannotRunError
 from loadclient.server import ServerUnreadableError
 from loadclient.session import write_whole
+from loadclient.streams import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from loadclient.compare.bench import Daemons
     from loadclient.compare.choices import CompareOptions
     from loadclient.compare.study import Cell, KernelCounts, OriginalRow
+    from loadclient.network.link import Network
 
 EXIT_OK = 0
 EXIT_NOTHING_COMPARABLE = 4
@@ -43,9 +49,12 @@ EXIT_INTERRUPTED = 130
 SEEDS = 2**31
 ABOUT_THE_REPORT = ("json", "html", "quiet")
 FOLDER = Path("report")
+LOOPBACK = """Client and server share this machine and its loopback: no network, and each takes
+    processor time from the other. Another machine, another daemon, another load may answer
+    otherwise."""
+LINKED = """Client, server and the network between them share this machine, and each takes processor
+    time from the others. Another machine, another daemon, another load may answer otherwise."""
 NOTES = (
-    """Client and server share this machine and its loopback: no network, and each takes processor
-    time from the other. Another machine, another daemon, another load may answer otherwise.""",
     """Offered load is fixed. Where both deliver all of it, equal delivered rates are the input.""",
     """"usual" compares the modes as each is usually run, that is with different read policies; only
     "eagain" and "short-read" compare the modes alone.""",
@@ -53,7 +62,14 @@ NOTES = (
     both arms alike. Times and costs come from slices without the kernel's probe, which slows
     what it watches by the call: it would make the mode with more calls look worse.""",
 )
-FAILURES = (CannotRunError, DaemonFailedError, ServerUnreadableError, WorkerDiedError, OSError)
+FAILURES = (
+    CannotRunError,
+    DaemonFailedError,
+    NetworkFailedError,
+    ServerUnreadableError,
+    WorkerDiedError,
+    OSError,
+)
 
 
 NOT_ABOUT_THE_STUDY = {"resume", *ABOUT_THE_REPORT}
@@ -73,14 +89,17 @@ def compare(options: CompareOptions) -> int:
     if options.preset == "original":
         return _original(options, contention)
     path, raw = _resumed(options) if options.resume else _begun(options)
-    try:
-        complete = _measured(options, path, raw)
-        kernel: tuple[KernelCounts, ...] = ()
-        if complete and raw.header.probe:
-            kernel, complete = ask_the_kernel(raw.header.design, OwnDaemons(), _teller(options))
-    except FAILURES:
-        _say_how_to_resume(path)
-        raise
+    with _network(raw.header.design) as network:
+        raw = _linked(raw, network)
+        if options.resume:
+            store.mend(path)
+        else:
+            store.begin(path, raw.header)
+        try:
+            complete, kernel = _all_measured(options, path, raw, network)
+        except FAILURES:
+            _say_how_to_resume(path)
+            raise
     study = assemble(store.read(path), kernel, complete=complete, contention=contention)
     _report(options, study, _result_path(options, path))
     if not complete:
@@ -89,7 +108,51 @@ def compare(options: CompareOptions) -> int:
     return exit_code(study)
 
 
-def _measured(options: CompareOptions, path: Path, raw: store.Raw) -> bool:
+@contextmanager
+def _network(design: Design) -> Iterator[Network | None]:
+    """Make the network that the design asks for, if any, and be the client in it.
+
+    Raises UsageError where there can be none.
+    """
+    if not design.netem:
+        yield None
+        return
+    with link.network(parse(design.netem)) as made, made.client.entered():
+        yield made
+
+
+def _linked(raw: store.Raw, made: Network | None) -> store.Raw:
+    """Note how the network is emulated.
+
+    Raises UsageError if earlier slices were measured over another kind.
+    """
+    if made is None:
+        return raw
+    before = raw.header.link
+    name = made.emulation.name
+    if before is not None and before.emulation != name:
+        raise UsageError(
+            f"--resume: the slices so far were measured over {before.emulation}, and here it would "
+            f"be {name}; the two do not mix."
+        )
+    found = Link(netem=str(made.conditions), emulation=name, because=made.emulation.because)
+    return replace(raw, header=replace(raw.header, link=found))
+
+
+def _all_measured(
+    options: CompareOptions, path: Path, raw: store.Raw, network: Network | None
+) -> tuple[bool, tuple[KernelCounts, ...]]:
+    """Measure what is missing, then ask the kernel; return whether that was all, and its counts."""
+    complete = _measured(options, path, raw, network)
+    if not complete or not raw.header.probe:
+        return complete, ()
+    kernel, complete = ask_the_kernel(
+        raw.header.design, OwnDaemons(network), _teller(options), network
+    )
+    return complete, kernel
+
+
+def _measured(options: CompareOptions, path: Path, raw: store.Raw, network: Network | None) -> bool:
     """Measure what is missing; return whether that was all."""
     design, done = raw.header.design, raw.slices
     slices = 2 * design.pairs * len(design.cells)
@@ -100,9 +163,10 @@ def _measured(options: CompareOptions, path: Path, raw: store.Raw) -> bool:
         f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} "
         f"done, about {spoken(expected + probing)}; raw slices in {path}"
     )
-    stream = None if options.quiet else sys.stderr
+    stream = None if options.quiet else unheard(sys.stderr)
     with StudyProgress(stream, len(done), to_come, expected, afterwards=probing) as progress:
-        return Bench(design, path, _daemons(raw.header), progress).measure(done)
+        daemons = _daemons(raw.header, network)
+        return Bench(design, path, daemons, progress, network).measure(done)
 
 
 def exit_code(study: Study) -> int:
@@ -119,6 +183,7 @@ def assemble(
     """Return the study of the slices so far."""
     slices = tuple(one for _, one in sorted(raw.slices.items()))
     fitness, cells = analyse(raw.header.design, slices)
+    notes = (LINKED if raw.header.link else LOOPBACK, *NOTES)
     return Study(
         study_id=raw.header.study_id,
         started=raw.header.started,
@@ -126,17 +191,18 @@ def assemble(
         complete=complete,
         command=raw.header.command,
         design=raw.header.design,
+        link=raw.header.link,
         environment=describe(contention),
         fitness=fitness,
         cells=cells,
         kernel=kernel,
-        notes=tuple(map(_line, NOTES)),
+        notes=tuple(map(_line, notes)),
         slices=slices,
     )
 
 
 def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
-    """Fix the study and write it down, before anything is measured."""
+    """Fix the study, before anything is measured."""
     given = choices.given(options)
     design = choices.decided(options, given)
     for sentence in designs.doubts(design):
@@ -154,7 +220,6 @@ def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
     path = options.raw or FOLDER / f"compare-{header.study_id}.jsonl"
     _check_folder("--raw", path)
     _check_folder("--json", _result_path(options, path))
-    store.begin(path, header)
     return path, store.Raw(header, {})
 
 
@@ -172,7 +237,6 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
     assert options.resume is not None  # noqa: S101 - that is why we are here
     raw = store.read(options.resume)
     _check_folder("--json", _result_path(options, options.resume))
-    store.mend(options.resume)
     return options.resume, raw
 
 
@@ -183,8 +247,10 @@ def _refuse(options: CompareOptions, meant: Iterable[str], why: str) -> None:
             raise UsageError(f"--{f.name.replace('_', '-')}: {why}; leave it out.")
 
 
-def _daemons(header: store.Header) -> Daemons:
-    return GivenDaemons(*choices.reached(header.addresses)) if header.addresses else OwnDaemons()
+def _daemons(header: store.Header, network: Network | None) -> Daemons:
+    if header.addresses:
+        return GivenDaemons(*choices.reached(header.addresses))
+    return OwnDaemons(network)
 
 
 # The original's table.
@@ -263,9 +329,10 @@ def _report(options: CompareOptions, study: Study, path: Path) -> None:
         _page_writer()(study, options.html)
     if options.quiet:
         return
-    console = Console(highlight=False)
-    sys.stdout.write(report.text(study, console.width if console.is_terminal else report.WIDTH))
-    sys.stdout.flush()
+    stream = unheard(sys.stdout)
+    console = Console(file=stream, highlight=False)
+    width = console.width if console.is_terminal else report.WIDTH
+    print(report.text(study, width), end="", file=stream, flush=True)
 
 
 def _page_writer() -> Callable[[Study, Path], None]:
@@ -286,8 +353,7 @@ def _teller(options: CompareOptions) -> Callable[[str], None]:
 
 
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"{sentence}\n")
-    sys.stderr.flush()
+    print(sentence, file=unheard(sys.stderr), flush=True)
 
 
 def _say_how_to_resume(path: Path) -> None:

@@ -6,12 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from loadclient import server
-from loadclient.compare.bench import load
+from loadclient.compare.bench import loaded
 from loadclient.compare.design import probed
 from loadclient.compare.study import KernelCounts
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.kernel import KernelWitness, of_the_kernel
-from loadclient.session import perform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,13 +19,17 @@ if TYPE_CHECKING:
     from loadclient.compare.design import Step
     from loadclient.compare.study import Cell, Design
     from loadclient.daemon import Daemon
+    from loadclient.network.link import Network
 
 REST_SECONDS = 5.0
 POLL_SECONDS = 0.02
 
 
 def ask_the_kernel(
-    design: Design, daemons: Daemons, say: Callable[[str], None]
+    design: Design,
+    daemons: Daemons,
+    say: Callable[[str], None],
+    network: Network | None = None,
 ) -> tuple[tuple[KernelCounts, ...], bool]:
     """Ask about every arm of every question; return the answers, and whether they are all.
 
@@ -40,7 +43,7 @@ def ask_the_kernel(
                 with daemons.up(block.cell) as up:
                     for step in block.steps:
                         interrupts.check()
-                        heard.append(_ask(design, block.cell, step, up[step.arm]))
+                        heard.append(_ask(design, block.cell, step, up[step.arm], network))
                         if heard[-1].unavailable:
                             return tuple(heard), True
         except InterruptedRunError:
@@ -48,7 +51,9 @@ def ask_the_kernel(
     return tuple(heard), True
 
 
-def _ask(design: Design, cell: Cell, step: Step, daemon: Daemon) -> KernelCounts:
+def _ask(
+    design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
+) -> KernelCounts:
     """Load *daemon* once more, with the probe attached.
 
     Raises InterruptedRunError, and what runs raise.
@@ -57,9 +62,7 @@ def _ask(design: Design, cell: Cell, step: Step, daemon: Daemon) -> KernelCounts
         if witness.unavailable:
             return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
         before = server.read(daemon.metrics)
-        result = perform(load(design, cell, step, daemon), daemon.address, [])
-        if result.interrupted:
-            raise InterruptedRunError
+        loaded(design, cell, step, daemon, network)
         _await_departure(daemon)
         after = server.read_at_rest(daemon.metrics, REST_SECONDS)
     counters = after.since(before)

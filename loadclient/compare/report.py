@@ -71,6 +71,8 @@ def _heading(study: Study) -> str:
             f"{design.slice_seconds:g} s, fresh daemons every {design.pairs_per_daemon} pairs, "
             f"intervals {design.confidence:.0%}, Holm across cells"
         )
+    if study.link is not None:
+        lines.append(f"network: {study.link.sentence}")
     return "\n".join(lines)
 
 

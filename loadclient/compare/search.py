@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass, field
-from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from loadclient.compare.bisection import bisection
 from loadclient.environment import Contention, describe
-from loadclient.options import Options, UsageError, check, finite, whole
+from loadclient.options import File, Options, Url, UsageError, check, integer, real
 from loadclient.report import duration, figure
 from loadclient.session import perform, write_whole
+from loadclient.streams import unheard
 
 if TYPE_CHECKING:
     from loadclient.compare.bisection import Bracket, Question
@@ -28,46 +28,38 @@ DRAIN_SECONDS = 5.0
 OURS = "the client itself was the bottleneck"
 
 
-def _int(least: int, most: int) -> Parameter:
-    return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
-
-
-def _float(least: float, most: float) -> Parameter:
-    return Parameter(converter=finite, validator=validators.Number(gte=least, lte=most))
-
-
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """What a rate must hold, and for how long."""
 
-    max_p99: Annotated[float, _float(0.001, 1e6)] = 100.0
+    max_p99: Annotated[float, real(0.001, 1e6)] = 100.0
     """Milliseconds that the 99th percentile of the latency may take."""
-    lowest: Annotated[float, _float(0.001, 100_000)] = 5.0
+    lowest: Annotated[float, real(0.001, 100_000)] = 5.0
     """Messages per second of each sender to begin with."""
-    highest: Annotated[float, _float(0.001, 100_000)] = 5000.0
+    highest: Annotated[float, real(0.001, 100_000)] = 5000.0
     """Messages per second of each sender to end at."""
-    precision: Annotated[float, _float(0.001, 1)] = 0.05
+    precision: Annotated[float, real(0.001, 1)] = 0.05
     """How far apart, as a share, the last rate that holds and the first that does not may be."""
-    confirmations: Annotated[int, _int(1, 100)] = 3
+    confirmations: Annotated[int, integer(1, 100)] = 3
     """How many times the answer must hold again."""
-    conns: Annotated[int, _int(2, 100_000)] = 100
+    conns: Annotated[int, integer(2, 100_000)] = 100
     """Connections."""
-    senders: Annotated[int | None, _int(1, 100_000)] = None
+    senders: Annotated[int | None, integer(1, 100_000)] = None
     """Let only the first N connections send. Default: all of them."""
-    msg_bytes: Annotated[int, _int(32, 1 << 20)] = 64
+    msg_bytes: Annotated[int, integer(32, 1 << 20)] = 64
     """Length of every message, newline included."""
     burst: bool = True
     """All senders at once each interval; --no-burst staggers them evenly over it."""
-    procs: Annotated[int, _int(1, 256)] = 1
+    procs: Annotated[int, integer(1, 256)] = 1
     """Worker processes that share the connections."""
-    trial_seconds: Annotated[float, _float(0.5, 3600)] = 3.0
+    trial_seconds: Annotated[float, real(0.5, 3600)] = 3.0
     """Seconds that each rate is measured."""
-    settle_seconds: Annotated[float, _float(0, 600)] = 0.5
+    settle_seconds: Annotated[float, real(0, 600)] = 0.5
     """Seconds of load before that, which are not counted."""
-    server_metrics: str | None = None
+    server_metrics: Url = None
     """URL of the daemon's /metrics; joins its counters to each trial's ledger."""
-    json: Path | None = None
+    json: File = None
     """Write everything that was tried here."""
     quiet: Annotated[bool, Parameter(negative="")] = False
     """Print the answer alone."""
@@ -122,8 +114,7 @@ def search(address: tuple[str, int], options: SearchOptions) -> int:
     result = found.result(bracket, describe(contention))
     if options.json is not None:
         write_whole(options.json, json.dumps(asdict(result), indent=1) + "\n")
-    sys.stdout.write(summary(result))
-    sys.stdout.flush()
+    print(summary(result), end="", file=unheard(sys.stdout), flush=True)
     if bracket is None:
         return EXIT_INTERRUPTED
     return EXIT_NONE_HOLDS if bracket.held is None else EXIT_FOUND
@@ -212,8 +203,7 @@ class _Search:
         self._mode = result.mode
         self._trials.append(trial)
         if not o.quiet:
-            sys.stderr.write(line(trial))
-            sys.stderr.flush()
+            print(line(trial), end="", file=unheard(sys.stderr), flush=True)
         return trial.held
 
     def result(self, bracket: Bracket | None, environment: dict[str, Any]) -> SearchResult:

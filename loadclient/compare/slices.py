@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadclient.compare.study import OUTCOMES, Slice
 from loadclient.server import count
-from loadclient.verdict import BUSY_SHARE, STEAL_SHARE
+from loadclient.verdict import BUSY_SHARE, STEAL_SHARE, not_stationary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -16,14 +16,22 @@ if TYPE_CHECKING:
     from loadclient.server import Counters
 
 LEAST_SENT = 0.99  # of the offered messages: below, the arms were not loaded alike
+LEAD_SECONDS = 0.1  # of idling before a measured phase
+MOST_LATE = 0.25  # of the frames: more is no hiccup of a shared machine
 CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
 
 
-def slice_of(step: Step, result: RunResult, started: float) -> Slice:
-    """Return the slice that *step* asked for, from its run."""
+def slice_of(
+    step: Step, result: RunResult, started: float, frames: Mapping[str, float] | None = None
+) -> Slice:
+    """Return the slice that *step* asked for, from its run.
+
+    *frames* says what an emulated network did to them while it lasted.
+    """
     server = result.server or {}
     counters: Counters = server.get("counters", {})
-    reasons = list(dict.fromkeys((*result.invalid_reasons, *_gates(result))))
+    gates = (*_gates(result), *_network_gates(frames or {}, result))
+    reasons = list(dict.fromkeys((*result.invalid_reasons, *gates)))
     return Slice(
         index=step.index,
         cell=step.cell,
@@ -54,6 +62,7 @@ def slice_of(step: Step, result: RunResult, started: float) -> Slice:
         conditions={
             **{name: result.environment.get(name) for name in CONDITIONS},
             "client_cpu_share": result.client.get("busiest_cpu_share"),
+            **({"network": dict(frames)} if frames else {}),
         },
     )
 
@@ -64,12 +73,32 @@ def _gates(result: RunResult) -> Iterator[str]:
         yield "the daemon's counters were not joined"
     if result.messages_sent < LEAST_SENT * result.messages_offered:
         yield "less than 99 % of the offered messages were sent"
+    if result.saturated:
+        yield (
+            f"saturated: {result.message_rate:,.1f} of {result.offered_rate:,.1f} messages/s "
+            "offered were sent in time"
+        )
+    if sentence := not_stationary(result.latency_windows_seconds):
+        yield sentence
     share = result.client.get("busiest_cpu_share")
     if isinstance(share, float) and share > BUSY_SHARE:
         yield f"a worker of the client used {share:.0%} of a core"
     steal = result.environment.get("steal_share")
     if isinstance(steal, float) and steal > STEAL_SHARE:
         yield f"the hypervisor took {steal:.0%} of the processors' time"
+
+
+def _network_gates(frames: Mapping[str, float], result: RunResult) -> Iterator[str]:
+    """Yield what makes our own forwarder, and not the network it stands for, the limit."""
+    seconds, forwarded = frames.get("seconds"), frames.get("frames_forwarded")
+    if not seconds or not forwarded:
+        return
+    share = frames["cpu_seconds"] / max(seconds - LEAD_SECONDS, result.elapsed_seconds)
+    if share > BUSY_SHARE:
+        yield f"the network's forwarder used {share:.0%} of a core"
+    late = frames["frames_late"] / forwarded
+    if late > MOST_LATE:
+        yield f"the network's forwarder delivered {late:.0%} of the frames more than 1 ms late"
 
 
 def _outcomes(result: RunResult, counters: Counters) -> dict[str, float | None]:

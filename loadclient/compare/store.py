@@ -12,7 +12,7 @@ import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loadclient.compare.study import Design, Slice, design_from, record
+from loadclient.compare.study import Design, Link, Slice, design_from, link_from, record
 from loadclient.options import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Header:
     started: float  # unix time
     command: str
     design: Design
+    link: Link | None = None
     probe: bool = False  # whether the kernel is asked too, in slices of its own
     addresses: list[list[str]] = field(default_factory=list)  # given daemons: chat, metrics
 
@@ -80,7 +81,12 @@ def read(path: Path) -> Raw:
         stored = json.loads(first)
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             raise ValueError(f'its first line is not of "schema": "{SCHEMA}"')  # noqa: TRY301
-        header = record(Header, stored, design=design_from(stored["design"]))
+        header = record(
+            Header,
+            stored,
+            design=design_from(stored["design"]),
+            link=link_from(stored.get("link")),
+        )
         slices = [record(Slice, json.loads(line)) for line in rest[:-1]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -105,7 +105,27 @@ class Design:
     settle_seconds: float = 0.5  # loaded, delivered and not counted
     confidence: float = 0.95
     margin: float = 0.02  # smaller differences are called none
+    netem: str = ""  # what the network does, as the option spells it; "" is loopback
     cells: tuple[Cell, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What was between client and daemon, if it was not loopback."""
+
+    netem: str  # as the option spells it
+    emulation: str  # veth: nothing added; netem: the kernel's; tap: our own forwarder
+    because: str = ""  # why not the kernel's
+
+    @property
+    def sentence(self) -> str:
+        """Say it in words."""
+        where = "client and daemon in two network namespaces"
+        if self.emulation == "veth":
+            return f"{where}, a veth pair between them and nothing added"
+        how = {"netem": "the kernel's netem", "tap": "a forwarder between two TAP devices"}
+        why = f" (no netem: {self.because})" if self.because else ""
+        return f"{where}, each way {self.netem}, by {how[self.emulation]}{why}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +293,7 @@ class Study:
     complete: bool = False
     command: str = ""
     design: Design
+    link: Link | None = None  # None: loopback, or daemons that somebody else runs
     environment: dict[str, Any] = field(default_factory=dict)
     fitness: Fitness = Fitness()
     cells: tuple[CellReport, ...] = ()  # in the design's order, the A/A arm included
@@ -298,6 +319,7 @@ class Study:
             cls,
             stored,
             design=design_from(stored["design"]),
+            link=link_from(stored.get("link")),
             fitness=record(
                 Fitness,
                 stored["fitness"],
@@ -330,6 +352,11 @@ def design_from(stored: Mapping[str, Any]) -> Design:
         for cell in stored["cells"]
     )
     return record(Design, stored, cells=cells)
+
+
+def link_from(stored: Mapping[str, Any] | None) -> Link | None:
+    """Build a link from what was stored, if there was one."""
+    return None if stored is None else record(Link, stored)
 
 
 def _cell_report(stored: Mapping[str, Any]) -> CellReport:

@@ -2,6 +2,7 @@
 
     pairs = 12
     slice-seconds = 1.5
+    netem = "delay=20ms,loss=1%"   # as --netem has it; needs root
 
     [[cell]]                       # ET against LT
     msg-bytes = 512
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, with_control
 from loadclient.compare.study import Arm, Cell, Design, Shape
+from loadclient.network.conditions import parse
 from loadclient.options import UsageError
 
 if TYPE_CHECKING:
@@ -60,13 +62,25 @@ def design_of(tables: Mapping[str, Any], name: str) -> Design:
 
     Raises UsageError.
     """
-    keys = _keys(tables, STUDY_KEYS | {"cell"}, "the study")
+    keys = _keys(tables, STUDY_KEYS | {"cell", "netem"}, "the study")
     rows = keys.pop("cell", None)
+    netem = _netem(keys.pop("netem", ""))
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise UsageError("the study: it needs at least one [[cell]].")
     numbers = {key: _number(key, value, "the study") for key, value in keys.items()}
     cells = tuple(_cell(row, f"cell {number}") for number, row in enumerate(rows, 1))
-    return with_control(Design(preset=name, cells=cells, **numbers))
+    return with_control(Design(preset=name, cells=cells, netem=netem, **numbers))
+
+
+def _netem(value: object) -> str:
+    """Return the conditions in their usual spelling."""
+    if value == "":
+        return ""
+    text = _text("netem", value, "the study")
+    try:
+        return str(parse(text))
+    except ValueError as error:
+        raise UsageError(f"the study: netem = {error}.") from error
 
 
 def _cell(row: Mapping[str, Any], where: str) -> Cell:

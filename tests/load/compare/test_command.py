@@ -117,9 +117,9 @@ def test_the_environment_means_what_the_flag_means(
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"--a": "9000"}, '--a "9000": must be HOST:PORT'),
-        ({"--b": "host:99999"}, "must be HOST:PORT"),
-        ({"--b-metrics": "127.0.0.1:9700/metrics"}, "must begin with http://"),
+        ({"--a": "9000"}, '--a: "9000" is not HOST:PORT'),
+        ({"--b": "host:99999"}, '--b: "host:99999" is not HOST:PORT'),
+        ({"--b-metrics": "127.0.0.1:9700/metrics"}, "is not a URL such as http://"),
         ({"--drain": "eagain"}, "decides them itself"),
         ({"--study": "s.toml"}, "--a: the cells are in the --study file"),
     ],
