@@ -30,6 +30,7 @@ from select import EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
+from loadclient.churn import Churn
 from loadclient.ledger import Closed, Profile
 from loadclient.payload import MARK, Payload, hello
 from loadclient.peer import Peer
@@ -68,6 +69,8 @@ class Fleet:
         self._payload = Payload(plan.msg_bytes)
         self._epoll = select.epoll()
         self._epoll.register(control_fd, EPOLLIN)
+        self._control_fd = control_fd
+        self._churn = Churn(plan, self._epoll)
         self._peers = [
             Peer(index, sock, place)
             for index, (sock, place) in enumerate(zip(sockets, plan.places, strict=True))
@@ -113,9 +116,11 @@ class Fleet:
             sender.send_due(now_ns)
         if now_ns >= self._next_slow_ns:
             self._read_slowly(now_ns)
+        if now_ns >= self._churn.next_due_ns:
+            self._churn.move(now_ns)
         events = self._epoll.poll(0, EVENTS_PER_TURN)
         if not events:
-            self._wait(min(sender.next_due_ns, self._next_slow_ns))
+            self._wait(min(sender.next_due_ns, self._next_slow_ns, self._churn.next_due_ns))
             return False
         return self._receive(events)
 
@@ -135,7 +140,8 @@ class Fleet:
         for fd, mask in events:
             peer = by_fd.get(fd)
             if peer is None:
-                called = True
+                called = called or fd == self._control_fd
+                self._churn.serve(fd, mask)
                 continue
             if mask != EPOLLIN or peer.tail is not None:
                 self._unusual(peer, mask)
@@ -264,6 +270,7 @@ class Fleet:
         self._sender.forget()
         self._sender.follow(begin.schedule)
         self._pace_slow_readers(paced=True)
+        self._churn.begin(begin.schedule.start_ns)
         self._looks = 0
         self._unread_looks.clear()
         self._unread_look_bytes.clear()
@@ -276,6 +283,7 @@ class Fleet:
         snapshot = self.look(histograms=False)
         self._look_for_backlog()
         self._is_scheduled = False
+        self._churn.stop()
         if cut:
             self._sender.cut()
         self._pace_slow_readers(paced=False)
@@ -363,6 +371,7 @@ class Fleet:
             damaged=sequences.damaged,
             latencies=self._latencies(),
             windows=self._receiver.windows,
+            churned=self._churn.account,
             unacknowledged_bytes=sum(peer.unacknowledged_bytes() for peer in self._peers),
         )
 
@@ -398,6 +407,7 @@ class Fleet:
 
     def abort(self) -> None:
         """Close everything at once."""
+        self._churn.stop()
         for peer in self._by_fd.values():
             peer.abort()
         self._by_fd.clear()

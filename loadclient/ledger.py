@@ -11,12 +11,12 @@ of this holds only at quiescence; the runner sees to that.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 REFUSALS = ("line too long", "rate limited")  # as the server's notices word them
@@ -61,6 +61,24 @@ class Account:
     def refused(self) -> int:
         """Messages that the server read and would not deliver, and said so."""
         return self.too_long + self.rate_limited
+
+
+@dataclass(slots=True)
+class Churned:
+    """What became of the connections that came and went."""
+
+    dialled: int = 0
+    connected: int = 0
+    failed: int = 0  # no connection came of them
+    ended_by_server: int = 0
+    received: int = 0  # whole messages
+    announced: int = 0  # dropped messages, by the server's own notices
+    out_of_order: int = 0  # messages that do not follow the one before of the same sender
+    damaged: int = 0
+
+    def __add__(self, other: Churned) -> Churned:
+        """Return the sums."""
+        return Churned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Churned)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,10 +222,51 @@ class ServerSide:
     dropped_as_slow: int
     unread_bytes: int | None = None  # waiting in its sockets; None when that cannot be seen
     evicted: int = 0  # connections that it ended because they did not read
+    accepted: int = 0  # connections
+    closed: int = 0
+
+
+def owed_to_churned(server: ServerSide, accounts: Sequence[Account], msg_bytes: int) -> int:
+    """Return the copies that the server owed to connections that came and went.
+
+    That is all that it enqueued but for what it owed to those that stayed.
+    """
+    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    return server.enqueued - (sent - server.refused) * (len(accounts) - 1)
+
+
+def churn_reasons(server: ServerSide, churned: Churned, owed: int) -> Iterable[str]:
+    """Return a sentence for each thing about the connections that came and went that cannot be."""
+    if not server.accepted == server.closed == churned.connected:
+        yield (
+            f"{churned.connected} connections came and went, but the server accepted "
+            f"{server.accepted} and closed {server.closed}"
+        )
+    if owed < churned.received + churned.announced:
+        yield (
+            f"connections that came and went received {churned.received} copies and were told of "
+            f"{churned.announced} dropped, but the server owed them {owed}"
+        )
+    if churned.ended_by_server:
+        number = churned.ended_by_server
+        yield f"the server ended {number} connections that were to come and go by themselves"
+    for number, what in (
+        (churned.out_of_order, "did not follow the one before it"),
+        (churned.damaged, "was damaged"),
+    ):
+        if number:
+            yield (
+                f"of {churned.received} messages to connections that came and went, {number} times "
+                f"one {what}"
+            )
 
 
 def join_reasons(
-    server: ServerSide, accounts: Iterable[Account], deliveries: Deliveries, msg_bytes: int
+    server: ServerSide,
+    accounts: Iterable[Account],
+    deliveries: Deliveries,
+    msg_bytes: int,
+    churned: Churned | None = None,
 ) -> list[str]:
     """Return a sentence for each place where the server's counts and ours contradict."""
     accounts = list(accounts)
@@ -215,10 +274,11 @@ def join_reasons(
         return []  # the server knows how much it read of a lost connection; we do not
     sent = sum(account.sent_bytes for account in accounts) // msg_bytes
     told = sum(account.refused for account in accounts)
-    return [
-        *_sent_reasons(server, sent, told, msg_bytes),
-        *_copies_reasons(server, accounts, deliveries, sent),
-    ]
+    reasons = [*_sent_reasons(server, sent, told, msg_bytes)]
+    if churned is None:
+        return [*reasons, *_copies_reasons(server, accounts, deliveries, sent)]
+    owed = owed_to_churned(server, accounts, msg_bytes)
+    return [*reasons, *churn_reasons(server, churned, owed)]
 
 
 def _sent_reasons(server: ServerSide, sent: int, told: int, msg_bytes: int) -> Iterable[str]:

@@ -136,6 +136,8 @@ class Options:
     """Bytes per second that a slow reader reads."""
     never_readers: Annotated[int, integer(0)] = 0
     """Let the last N connections never read."""
+    churn: Annotated[float, real(0, 10_000)] = 0.0
+    """Let N connections a second come, listen for a quarter of one, and go, beside --conns."""
     connect_rate: Annotated[float, real(0)] = 0.0
     """Connections opened per second; 0 is as fast as the server accepts."""
     connect_timeout: Annotated[float, real(0.1, MOST_SECONDS)] = 30.0
@@ -206,6 +208,7 @@ def check(options: Options) -> None:
     """
     for sentence in (
         *_contradictions(options),
+        *_uncountable(options),
         *_too_slow(options),
         *_idle(options),
         *_unwritable(options),
@@ -241,6 +244,22 @@ def _contradictions(o: Options) -> Sequence[str]:
         )
     if o.server_metrics and not o.server_metrics.startswith(("http://", "https://")):
         found.append(f'--server-metrics "{o.server_metrics}": must begin with http:// or https://.')
+    return found
+
+
+def _uncountable(o: Options) -> Sequence[str]:
+    """Return what would leave the account of those who come and go open."""
+    found = []
+    if o.churn and o.server_metrics is None:
+        found.append(
+            f"--churn {o.churn:g}: needs --server-metrics, because only the server knows what it "
+            "owed to who came and went."
+        )
+    if o.churn and (not o.recv or o.slow_readers or o.never_readers):
+        found.append(
+            f"--churn {o.churn:g}: all others must read (no --no-recv, --slow-readers, "
+            "--never-readers), or nobody could tell whose copies are missing."
+        )
     return found
 
 

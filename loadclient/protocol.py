@@ -6,14 +6,16 @@ of CLOCK_MONOTONIC, which all processes of one host share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
+
+from loadclient.ledger import Churned
+from loadclient.stationarity import Windows
 
 if TYPE_CHECKING:
     from loadclient.histogram import Histogram
     from loadclient.ledger import Account, Profile
     from loadclient.pacing import Schedule
-    from loadclient.stationarity import Windows
 
 NEVER_NS = 1 << 62  # later than anything
 
@@ -40,6 +42,7 @@ class Plan:
     slow_reader_rate: int
     sndbuf: int
     rcvbuf: int
+    churn: float = 0.0  # connections of this worker that come and go in a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,9 @@ class Settled:
     reordered: int
     damaged: int
     latencies: Latencies
-    windows: Windows
     unacknowledged_bytes: int
+    windows: Windows = field(default_factory=Windows)
+    churned: Churned = field(default_factory=Churned)
 
 
 @dataclass(frozen=True, slots=True)

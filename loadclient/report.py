@@ -42,6 +42,14 @@ def _lines(result: RunResult) -> Iterator[str]:
             f"({result.verify}): duplicated {result.duplicated:,}, reordered "
             f"{result.reordered:,}, damaged {result.damaged:,}",
         )
+    if result.churn is not None:
+        churn = result.churn
+        yield _row(
+            "came and went",
+            f"{churn['connected']:,} connections received {churn['received']:,} copies; the server "
+            f"owed them {figure(churn.get('owed'))} and {figure(churn.get('left_behind'))} were "
+            "still under way to them when they went",
+        )
     yield _row("latency", _spread(result.latency_seconds, result.latency_absent_because))
     yield _row("uncorrected", _spread(result.latency_uncorrected_seconds))
     yield _row("schedule lag", _spread(result.schedule_lag_seconds))

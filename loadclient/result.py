@@ -77,6 +77,7 @@ class RunResult:
 
     connections: int = 0
     connections_closed_by_server: dict[str, int] = field(default_factory=dict)
+    churn: dict[str, Any] | None = None  # connections that came and went; null: there were none
     client: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)

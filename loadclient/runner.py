@@ -189,6 +189,7 @@ class Run:
                 slow_reader_rate=o.slow_reader_rate,
                 sndbuf=o.sndbuf,
                 rcvbuf=o.rcvbuf,
+                churn=o.churn / o.procs,
             )
 
     def _hello(self, crew: Crew) -> None:
@@ -399,7 +400,17 @@ class Run:
         processed = sent + (before.processed if before else 0)
         waited = self.evidence.rest is not Rest.COMPLETE  # then its time is over
         patience = STALL_SECONDS if waited else self._options.drain_timeout
+        if self._options.churn:
+            self._await_departures(url)
         return server.read_at_rest(url, patience, processed=processed)
+
+    def _await_departures(self, url: str) -> None:
+        """Wait until the server has seen that those who came are gone: it counts that, too."""
+        deadline = time.monotonic() + self._options.drain_timeout
+        while server.read(url).gauges.get("connections", 0) > self._options.conns:
+            if time.monotonic() > deadline:
+                return  # the ledger will say so
+            self._pause(SLICE_SECONDS)
 
     def _unread_at_server(self, settled: list[Settled]) -> int | None:
         if isinstance(self._address, str):

@@ -164,4 +164,6 @@ def side(counters: Counters, unread_bytes: int | None) -> ServerSide:
         dropped=int(count(counters, "messages_dropped_total")),
         dropped_as_slow=int(count(counters, "messages_dropped_total", "slow_consumer")),
         unread_bytes=unread_bytes,
+        accepted=int(count(counters, "connections_accepted_total")),
+        closed=int(count(counters, "connections_closed_total")),
     )

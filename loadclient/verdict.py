@@ -9,10 +9,12 @@ from loadclient import server
 from loadclient.histogram import Histogram
 from loadclient.ledger import (
     REFUSALS,
+    Churned,
     Closed,
     Deliveries,
     Profile,
     join_reasons,
+    owed_to_churned,
     settle_deliveries,
 )
 from loadclient.payload import SAMPLE_BYTES
@@ -24,7 +26,7 @@ from loadclient.totals import Rest, all_lag, merged_latencies
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from loadclient.ledger import Account
+    from loadclient.ledger import Account, ServerSide
     from loadclient.options import Options
     from loadclient.runner import Evidence
 
@@ -132,6 +134,7 @@ class Verdict:
             connect_seconds=quantiles(evidence.connect_latency),
             connections=evidence.connections,
             connections_closed_by_server=self._closed(),
+            churn=self._churn(),
             client=self._client(),
             config=self._config(),
             environment=evidence.environment,
@@ -295,11 +298,10 @@ class Verdict:
         size = self._options.msg_bytes
         yield from self._deliveries.reasons
         if self._counters is not None:
-            joined = replace(
-                server.side(self._counters, self._evidence.unread_at_server),
-                evicted=self._evicted(),
+            churned = self._churned() if self._options.churn else None
+            yield from join_reasons(
+                self._server_side(self._counters), self._accounts, self._deliveries, size, churned
             )
-            yield from join_reasons(joined, self._accounts, self._deliveries, size)
         if self._total.unsent_bytes and not self._evidence.interrupted_in:
             yield (
                 f"the server's side took no more: {-(-self._total.unsent_bytes // size)} of "
@@ -319,6 +321,25 @@ class Verdict:
             yield f"{unannounced} of the messages looked at never came, though the bytes add up"
         if self._evidence.rest is Rest.MOVING:
             yield "messages were still arriving when the drain time was over"
+
+    def _server_side(self, counters: server.Counters) -> ServerSide:
+        side = server.side(counters, self._evidence.unread_at_server)
+        return replace(side, evicted=self._evicted())
+
+    def _churned(self) -> Churned:
+        return sum((worker.churned for worker in self._evidence.settled), Churned())
+
+    def _churn(self) -> dict[str, Any] | None:
+        """Return the account of those who came and went; what they left is the server's word."""
+        if not self._options.churn or self._evidence.drained is None:
+            return None
+        churned = self._churned()
+        known = asdict(churned)
+        if self._counters is None:
+            return known
+        size = self._options.msg_bytes
+        owed = owed_to_churned(self._server_side(self._counters), self._accounts, size)
+        return known | {"owed": owed, "left_behind": owed - churned.received - churned.announced}
 
     def _evicted(self) -> int:
         """Return how many connections the server put out for not reading, warm-up included."""

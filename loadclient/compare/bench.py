@@ -181,6 +181,7 @@ def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
         slow_readers=shape.slow_readers,
         slow_reader_rate=shape.slow_reader_rate,
         never_readers=shape.never_readers,
+        churn=shape.churn,
         rcvbuf=shape.rcvbuf,
         burst=shape.burst,
         procs=shape.procs,

@@ -160,6 +160,8 @@ def decided(options: CompareOptions, given: list[list[str]]) -> Design:
     design = replace(design, **{k: v for k, v in numbers.items() if v is not None})
     if options.netem is not None:
         design = replace(design, netem=str(options.netem))
+        if options.netem.loss and options.study is None:
+            design = designs.without_churn(design)
     design = designs.with_control(design)
     return _of_given(design, given) if given else design
 

@@ -37,6 +37,8 @@ SHAPES = (
     Shape(name="one talker", conns=200, rate=40, senders=1),
     Shape(name="few of many talk", conns=300, rate=20, senders=10),
 )
+CHURN = Shape(name="40 a second come and go", conns=60, rate=20, churn=40)
+FAN_IN = Shape(name="5 of 100 read", conns=100, rate=20, never_readers=95)
 SLOW_SHARES = (1, 10, 50)  # per cent of the connections
 SLOW_READER_RATE = 200_000  # bytes per second, a little less than a reader is owed
 SMALL_BUFFERS = "16384"  # so that a slow reader is felt by the daemon and not only by the kernel
@@ -196,11 +198,13 @@ def full() -> Design:
     small = {"sndbuf": SMALL_BUFFERS}
     slow = [compared(64, "usual", _slow(share), small) for share in SLOW_SHARES]
     by_shape = [compared(64, "usual", shape) for shape in SHAPES]
+    fan_in = replace(FAN_IN, rcvbuf=int(SMALL_BUFFERS))
+    by_traffic = [compared(64, "usual", fan_in, small), compared(64, "usual", CHURN)]
     backlog = [
         compared(BACKLOG_BYTES, drain, BACKLOG, {"recv-bytes": BACKLOG_RECV_BYTES})
         for drain in ("usual", "eagain")
     ]
-    return with_control(Design(cells=(*by_size, *by_shape, *slow, *backlog)))
+    return with_control(Design(cells=(*by_size, *by_shape, *by_traffic, *slow, *backlog)))
 
 
 def _slow(share: int) -> Shape:
@@ -211,6 +215,15 @@ def _slow(share: int) -> Shape:
         slow_reader_rate=SLOW_READER_RATE,
         rcvbuf=int(SMALL_BUFFERS),
     )
+
+
+def without_churn(design: Design) -> Design:
+    """Return the design for a network that loses frames.
+
+    A reset that is lost leaves its connection at the server, so those who came and went could not
+    be counted.
+    """
+    return replace(design, cells=tuple(cell for cell in design.cells if not cell.shape.churn))
 
 
 def factorial(sizes: Iterable[int], drains: Iterable[str], shape: Shape) -> tuple[Cell, ...]:

@@ -115,15 +115,16 @@ def _mechanisms(study: Study) -> Table:
     table.add_column("cell")
     table.add_column("arm")
     kinds = ("epoll_wait", "recvfrom", "sendto", "sendmsg")
-    for name in (*kinds, "EAGAIN reads", "MODs", "events\nper wakeup", "messages\nper batch"):
+    for name in (*kinds, "accept4", "EAGAIN reads", "ADDs", "MODs", "events\nper wakeup", "messages\nper batch"):
         table.add_column(name, justify="right")
     for report in study.cells:
         for name, arm in ((report.cell, report.a), ("", report.b)):
             table.add_row(
                 name,
                 arm.name,
-                *(figure(arm.syscalls_per_message.get(kind)) for kind in kinds),
+                *(figure(arm.syscalls_per_message.get(kind)) for kind in (*kinds, "accept4")),
                 figure(arm.eagain_per_message.get("recvfrom")),
+                figure(arm.epoll_ctl_per_message.get("add")),
                 figure(arm.epoll_ctl_per_message.get("mod")),
                 _median(arm, "events_per_wakeup"),
                 _median(arm, "messages_per_batch"),

@@ -54,6 +54,7 @@ def slice_of(
         epoll_ctl=_row(counters, "epoll_ctl_total"),
         epoll_events=_row(counters, "epoll_events_total"),
         revisits=count(counters, "revisits_total"),
+        churn=result.churn,
         wakeup_events=_buckets(_row(counters, "wakeup_events_bucket")),
         batch_messages=_buckets(_row(counters, "batch_messages_bucket")),
         latency=result.histograms.get("latency", {}),

@@ -75,6 +75,7 @@ class Shape:
     slow_readers: int = 0
     slow_reader_rate: int = 1000
     never_readers: int = 0
+    churn: float = 0.0  # connections a second that come, listen and go beside the others
     rcvbuf: int = 0  # of each client socket; 0 leaves it to the kernel
     burst: bool = True
     procs: int = 1
@@ -153,6 +154,7 @@ class Slice:
     epoll_ctl: dict[str, float] = field(default_factory=dict)
     epoll_events: dict[str, float] = field(default_factory=dict)
     revisits: float = 0
+    churn: dict[str, float] | None = None  # loadclient.ledger.Churned, and what was owed to them
     wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups
     batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: batches
     latency: dict[str, Any] = field(default_factory=dict)  # loadclient.histogram.Histogram, in ns

@@ -47,10 +47,11 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "slow_readers": (0, 100_000),
     "slow_reader_rate": (1, 1 << 40),
     "never_readers": (0, 100_000),
+    "churn": (0, 10_000),
     "rcvbuf": (0, 1 << 30),
     "procs": (1, 256),
 }
-FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate"}
+FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate", "churn"}
 STUDY_KEYS = {"seed", "pairs", "pairs_per_daemon", "slice_seconds", "settle_seconds",
               "confidence", "margin"}  # fmt: skip
 SHAPE_KEYS = {f.name for f in fields(Shape)} - {"name"}

@@ -75,6 +75,11 @@ def test_outcomes_are_per_delivered_message_or_per_message() -> None:
         ({"invalid_reasons": ["it was late"]}, "it was late"),
         ({"server": None}, "counters were not joined"),
         ({"messages_sent": 98}, "less than 99 %"),
+        (
+            {"saturated": True, "message_rate": 50.0, "offered_rate": 100.0},
+            "saturated: 50.0 of 100.0 messages/s offered were sent in time",
+        ),
+        ({"latency_windows_seconds": [0.01] * 8 + [0.04] * 8}, "not stationary: latency in the"),
         ({"client": {"busiest_cpu_share": 0.9}}, "used 90% of a core"),
         ({"environment": {"steal_share": 0.2}}, "took 20%"),
     ],
@@ -84,6 +89,36 @@ def test_a_slice_that_may_not_be_believed_says_why(changes: dict[str, object], r
 
     assert not one.valid
     assert reason in " ".join(one.reasons)
+
+
+FRAMES = {"frames_forwarded": 1000, "frames_late": 10, "cpu_seconds": 0.1, "seconds": 1.0}
+
+
+def test_what_the_network_did_is_kept_with_the_slice() -> None:
+    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, FRAMES)
+
+    assert one.valid
+    assert one.conditions["network"] == FRAMES
+    assert "network" not in slice_of(STEP, run(), 0.0).conditions
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"cpu_seconds": 0.95}, "the network's forwarder used 95% of a core"),
+        ({"frames_late": 260}, "delivered 26% of the frames more than 1 ms late"),
+    ],
+)
+def test_our_forwarder_must_not_be_the_limit(changes: dict[str, float], reason: str) -> None:
+    """What it costs would be taken for the network's doing."""
+    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, FRAMES | changes)
+
+    assert reason in one.reasons[0]
+
+
+@pytest.mark.parametrize("frames", [{}, {"frames_forwarded": 0, "seconds": 1.0}])
+def test_a_link_that_is_not_ours_has_no_such_limit(frames: dict[str, float]) -> None:
+    assert slice_of(STEP, run(), 0.0, frames).valid
 
 
 def test_what_was_not_measured_is_null() -> None:

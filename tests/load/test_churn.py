@@ -1,0 +1,127 @@
+"""Connections that come and go through the load: counted from both sides, to the last copy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.ledger import (
+    Account,
+    Churned,
+    ServerSide,
+    churn_reasons,
+    join_reasons,
+    owed_to_churned,
+    settle_deliveries,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from loadclient.daemon import Daemon
+
+ACCOUNTS = [
+    Account(sender=number, due=10, sent_bytes=640, received_bytes=10 * 73) for number in (0, 1)
+]
+# 20 messages to 2 connections that stay make 20 copies; 30 more were for those who came and went.
+SERVER = ServerSide(
+    received=20, refused=0, enqueued=50, dropped=5, dropped_as_slow=0, accepted=3, closed=3
+)
+CHURNED = Churned(dialled=4, connected=3, failed=1, received=28)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("procs", [1, 2])
+def test_who_came_and_went_is_accounted_for_to_the_last_copy(
+    daemon: Daemon, load: Callable[..., object], procs: int
+) -> None:
+    outcome = load(
+        daemon.address[1], "--server-metrics", daemon.metrics, "--conns", 10, "--rate", 10,
+        "--churn", 40, "--duration", 2, "--warmup", 0.5, "--procs", procs,
+    )  # fmt: skip
+    churn, counters = outcome.result.churn, outcome.result.server["counters"]
+
+    assert outcome.code == 0, outcome.reasons
+    assert 40 <= churn["connected"] <= 120
+    assert churn["received"] > churn["connected"]  # a quarter of a second is worth many messages
+    assert counters["connections_accepted_total"] == churn["connected"]
+    stayed = outcome.result.messages_received
+    assert counters["messages_enqueued_total"] == stayed + churn["received"] + churn["left_behind"]
+    assert 0 <= churn["left_behind"] < 0.5 * churn["owed"]
+    assert f"{churn['connected']:,} connections received" in outcome.out
+
+
+@pytest.mark.system
+def test_what_came_and_went_is_gone_before_the_next_run(
+    daemon: Daemon, load: Callable[..., object]
+) -> None:
+    """Otherwise its connections would be in the next run's books."""
+    joined = (daemon.address[1], "--server-metrics", daemon.metrics)
+    load(*joined, "--churn", 20, "--rate", 10)
+    outcome = load(*joined, "--rate", 10)
+
+    assert outcome.code == 0, outcome.reasons
+    assert outcome.result.churn is None
+    assert outcome.result.server["counters"]["connections_accepted_total"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--churn", 5), "--churn 5: needs --server-metrics"),
+        (
+            ("--churn", 5, "--never-readers", 1, "--server-metrics", "http://127.0.0.1:1/metrics"),
+            "--churn 5: all others must read",
+        ),
+        (("--churn", -1), "--churn"),
+    ],
+)
+def test_what_could_not_be_accounted_for_is_refused(
+    load: Callable[..., object], arguments: tuple[object, ...], words: str
+) -> None:
+    outcome = load(1, *arguments)
+
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+def reasons(server: ServerSide = SERVER, churned: Churned = CHURNED) -> str:
+    deliveries = settle_deliveries(ACCOUNTS, {0: 9, 1: 9}, 64)
+    assert deliveries.reasons == ()
+    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, churned))
+
+
+def test_what_the_server_owed_to_the_others_is_what_remains() -> None:
+    assert owed_to_churned(SERVER, ACCOUNTS, 64) == 30
+    assert reasons() == ""
+
+
+@pytest.mark.parametrize(
+    ("server", "churned", "words"),
+    [
+        ({"accepted": 4}, {}, "3 connections came and went, but the server accepted 4"),
+        ({"closed": 2}, {}, "and closed 2"),
+        ({}, {"connected": 2}, "2 connections came and went"),
+        (
+            {"enqueued": 47},
+            {},
+            "received 28 copies and were told of 0 dropped, but the server owed",
+        ),
+        ({}, {"announced": 3}, "were told of 3 dropped, but the server owed them 30"),
+        ({}, {"ended_by_server": 1}, "the server ended 1 connections that were to come and go"),
+        ({}, {"out_of_order": 1}, "1 times one did not follow the one before it"),
+        ({}, {"damaged": 2}, "2 times one was damaged"),
+        ({"received": 19}, {}, "the clients sent 20 messages, but the server processed 19"),
+    ],
+)
+def test_each_contradiction_is_named(
+    server: dict[str, int], churned: dict[str, int], words: str
+) -> None:
+    assert words in reasons(replace(SERVER, **server), replace(CHURNED, **churned))
+
+
+def test_sums_of_the_workers_are_sums_of_each_count() -> None:
+    assert Churned(dialled=8, connected=6, failed=2, received=56) == CHURNED + CHURNED
+    assert list(churn_reasons(SERVER, CHURNED, 28)) == []
