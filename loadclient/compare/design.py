@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from loadclient.compare.statistics import LEAST_PAIRS, least_pairs
 from loadclient.compare.study import Arm, Cell, Design, Shape
+from loadclient.network.conditions import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -138,6 +139,12 @@ def doubts(design: Design) -> Iterable[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         yield f'two cells are named "{twice[0]}": give one of them another name.'
+    loses = design.netem and parse(design.netem).loss
+    if loses and any(cell.shape.churn for cell in design.cells):
+        yield (
+            f'--netem "{design.netem}": it loses frames, and a cell with churn cannot be '
+            "accounted for where a reset may be lost."
+        )
     if design.pairs < LEAST_PAIRS:
         yield (
             f"--pairs {design.pairs}: at least {LEAST_PAIRS}, because fewer have no finite "

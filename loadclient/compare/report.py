@@ -115,7 +115,15 @@ def _mechanisms(study: Study) -> Table:
     table.add_column("cell")
     table.add_column("arm")
     kinds = ("epoll_wait", "recvfrom", "sendto", "sendmsg")
-    for name in (*kinds, "accept4", "EAGAIN reads", "ADDs", "MODs", "events\nper wakeup", "messages\nper batch"):
+    for name in (
+        *kinds,
+        "accept4",
+        "EAGAIN reads",
+        "ADDs",
+        "MODs",
+        "events\nper wakeup",
+        "messages\nper batch",
+    ):
         table.add_column(name, justify="right")
     for report in study.cells:
         for name, arm in ((report.cell, report.a), ("", report.b)):

@@ -43,6 +43,45 @@ def shell(
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("ends_with", [">/dev/full", "2>/dev/full", "> >(true)"])
+def test_a_search_ends_with_its_answer_though_nobody_hears_it(
+    faulty: Callable[[str], FaultyServer], tmp_path: Path, ends_with: str
+) -> None:
+    command = [
+        *(sys.executable, "-m", "loadclient", "search", "127.0.0.1", str(faulty("none").port)),
+        *("--conns", "4", "--lowest", "5", "--highest", "5", "--confirmations", "1"),
+        *("--trial-seconds", "0.5", "--settle-seconds", "0", "--max-p99", "60000"),
+        *("--json", str(tmp_path / "search.json")),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(command)} {ends_with}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert '"held_rate": 5.0' in (tmp_path / "search.json").read_text()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("ends_with", [">/dev/full", "2>/dev/full"])
+def test_a_comparison_is_on_disk_though_nobody_hears_it(tmp_path: Path, ends_with: str) -> None:
+    path = tmp_path / "original.json"
+    command = [
+        *(sys.executable, "-m", "loadclient", "compare", "--preset", "original", "--conns", "4"),
+        *("--rate", "10", "--slice-seconds", "0.5", "--msg-bytes", "64", "--json", str(path)),
+    ]
+    done = subprocess.run(
+        ["bash", "-c", f"{shlex.join(command)} {ends_with}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert '"complete": true' in path.read_text()
+
+
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("fault", "ends_with", "seconds"),
     [

@@ -19,6 +19,7 @@ from loadclient.compare.design import compared, plan
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.study import Design, Kind, Study
 from loadclient.daemon import running_daemon
+from loadclient.network.conditions import parse
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
         (("--preset", "original", "--pairs", "9"), "--pairs: it means nothing with"),
         (("--preset", "original", "--json", "no/x"), 'the folder "no" does not exist'),
         (("--preset", "best"), "--preset"),
+        (("--quick", "--netem", "20ms"), '--netem: "20ms": "20ms" is not understood; it must be'),
+        (("--preset", "original", "--netem", "veth"), "--netem: it means nothing with"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -208,6 +211,16 @@ def test_the_modes_can_be_turned_round() -> None:
     assert spelt(CompareOptions(quick=True, probe=False), None) == (
         "loadclient compare --quick --no-probe"
     )
+
+
+def test_a_network_is_part_of_the_design_and_of_the_command() -> None:
+    options = CompareOptions(netem=parse("loss=1,delay=20"), probe=False)
+    design = decided(options, [])
+
+    assert design.netem == "delay=20ms,loss=1%"
+    assert not any(cell.shape.churn for cell in design.cells)  # a reset may be lost
+    assert any(cell.shape.churn for cell in decided(CompareOptions(), []).cells)
+    assert spelt(options, None) == "loadclient compare --netem delay=20ms,loss=1% --no-probe"
 
 
 def test_a_preset_keeps_its_cells_when_only_numbers_change() -> None:

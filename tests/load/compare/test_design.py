@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadclient.compare.design import (
+    CHURN,
     SHAPES,
     compared,
     comparisons,
@@ -23,6 +24,7 @@ from loadclient.compare.design import (
     probing_seconds,
     quick,
     with_control,
+    without_churn,
 )
 from loadclient.compare.study import Design
 
@@ -105,7 +107,7 @@ def test_quick_takes_about_three_minutes_and_full_half_an_hour() -> None:
     """As the help says."""
     assert 150 <= expected_seconds(quick()) + probing_seconds(quick()) <= 210
     assert 20 * 60 <= expected_seconds(full()) + probing_seconds(full()) <= 35 * 60
-    assert len(full().cells) == 21
+    assert len(full().cells) == 23
 
 
 def test_the_control_is_the_second_arm_twice() -> None:
@@ -131,10 +133,18 @@ def test_a_design_has_one_control_however_often_it_is_asked_for() -> None:
         (Design(cells=(compared(64), compared(64))), "two cells are named"),
         (Design(pairs=5, cells=(compared(64),)), "no finite 95% interval"),
         (Design(pairs=6, cells=(compared(64), compared(128))), "at least 7"),
+        (Design(netem="loss=1%", cells=(compared(64, "usual", CHURN),)), "a reset may be lost"),
     ],
 )
 def test_a_design_that_can_show_nothing_says_so(design: Design, words: str) -> None:
     assert words in " ".join(doubts(design))
+
+
+def test_over_a_network_that_loses_frames_the_rest_is_still_asked() -> None:
+    lossy = without_churn(replace(full(), netem="loss=1%"))
+
+    assert len(lossy.cells) == len(full().cells) - 1
+    assert list(doubts(lossy)) == []
 
 
 def test_equal_policies_are_equal_in_both_arms() -> None:

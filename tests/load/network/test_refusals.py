@@ -22,6 +22,7 @@ def refused(tmp_path: Path, netem: str, *before: str, first: str = "", **environ
         *before, sys.executable, "-c", f"from loadclient.cli import main; {first}main()",
         "compare", "--quick", "--netem", netem, "--raw", "raw.jsonl",
     ]  # fmt: skip
+    tmp_path.chmod(0o755)  # whoever is not root has to see where it is
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
         env=unmeasured() | {"PYTHONPATH": str(ROOT)} | environment,

@@ -1,0 +1,131 @@
+"""A whole comparison over an emulated network, interrupted and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from loadclient.cli import main
+from loadclient.compare import store
+from loadclient.compare.bench import OwnDaemons
+from loadclient.compare.design import compared
+from loadclient.compare.probing import ask_the_kernel
+from loadclient.compare.study import Design, Study
+from loadclient.network.conditions import parse
+from loadclient.network.link import network
+from tests.waiting import until
+
+ROOT = Path(__file__).parents[3]
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+    pytest.mark.skipif(shutil.which("ip") is None, reason="the program ip is not installed"),
+]
+STUDY = """
+pairs = 6
+slice-seconds = 0.5
+settle-seconds = 0
+netem = "loss=2, delay=5"
+
+[[cell]]
+conns = 10
+rate = 10
+"""
+
+
+def compare(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["compare", *map(str, arguments)])
+    return left.value.code
+
+
+def children(pid: int) -> list[Path]:
+    """Return the processes that *pid* has started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [Path("/proc", child) for child in text.split()]
+
+
+def test_a_study_over_a_bad_network_is_interrupted_resumed_and_says_what_it_was_measured_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("s.toml").write_text(STUDY)
+    raw = tmp_path / "raw.jsonl"
+    command = ["compare", "--study", "s.toml", "--raw", str(raw), "--no-probe"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadclient", *command],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as begun:
+        until(lambda: raw.exists() and raw.read_text().count("\n") > 3, 60)
+        started = children(begun.pid)
+        begun.send_signal(signal.SIGINT)
+        assert begun.wait(60) == 130
+    until(lambda: not any(child.exists() for child in started))
+    header = store.read(raw).header
+
+    assert len(started) >= 3  # the forwarder and two daemons
+    assert header.design.netem == "delay=5ms,loss=2%"
+    assert compare("--resume", raw) in {0, 4}  # 4: the machine was busy in too many slices
+    study = Study.from_json((tmp_path / "raw.json").read_text())
+    assert study.complete
+    assert study.link == header.link
+    assert study.link.emulation in {"netem", "tap"}
+    told = capfd.readouterr().out
+    assert f"network: {study.link.sentence}" in told
+    assert study.notes[0].startswith("Client, server and the network between them share")
+    for one in study.slices:
+        assert one.received == one.expected, one.reasons  # TCP makes up for what is lost
+        assert one.outcomes["latency_p50_seconds"] > 0.010
+        assert one.conditions["network"]["frames_forwarded"] > 0
+    frames = [one.conditions["network"] for one in study.slices]
+    assert sum(row.get("frames_lost", row.get("frames_dropped")) for row in frames) > 0
+
+
+def test_slices_over_two_kinds_of_network_do_not_mix(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    raw = tmp_path / "raw.jsonl"
+    link = {"netem": "delay=1ms", "emulation": "carrier pigeon"}
+    design = Design(netem="delay=1ms", pairs=6, cells=(compared(64),))
+    store.begin(raw, store.Header(study_id="x", started=0, command="", design=design))
+    stored = json.loads(raw.read_text()) | {"link": link}
+    raw.write_text(json.dumps(stored) + "\n")
+
+    assert compare("--resume", raw) == 2
+    assert "measured over carrier pigeon, and here it would be" in capfd.readouterr().err
+
+
+def test_daemons_of_somebody_else_are_where_they_are(capfd: pytest.CaptureFixture[str]) -> None:
+    metrics = "http://127.0.0.1:1/metrics"
+    code = compare(
+        "--netem", "veth", "--a", "127.0.0.1:1", "--b", "127.0.0.1:2",
+        "--a-metrics", metrics, "--b-metrics", metrics,
+    )  # fmt: skip
+
+    assert code == 2
+    assert "--netem: daemons of yours are where they are" in capfd.readouterr().err
+
+
+@pytest.mark.kernel
+def test_the_kernel_is_asked_about_a_daemon_in_another_namespace() -> None:
+    """The probe looks for a process, and processes are the same from everywhere."""
+    design = Design(netem="veth", slice_seconds=0.5, settle_seconds=0)
+    cell = compared(64)
+    design = replace(design, cells=(replace(cell, shape=replace(cell.shape, conns=10)),))
+    with network(parse(design.netem)) as made, made.client.entered():
+        heard, complete = ask_the_kernel(design, OwnDaemons(made), lambda _: None, made)
+
+    assert complete
+    assert [one.unavailable for one in heard] == ["", ""]
+    assert [one.contradictions for one in heard] == [[], []]
+    assert all(one.messages >= 250 for one in heard)
