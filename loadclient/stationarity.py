@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 WINDOWS = 16
 LEAST_WINDOWS = 12  # with fewer, even the clearest order says little
 RAREST = 0.005  # two-sided, if windows were independent
-LEAST_SHIFT = 2.0  # or its inverse: the half of it is a shared machine breathing
+LEAST_SHIFT = 2.5  # or its inverse: less is a shared machine breathing
+SHORTEST_NS = 1_000_000_000  # a neighbour's tenths of a second would be half of a shorter phase
 
 
 @dataclass(slots=True)
@@ -40,8 +41,8 @@ class Windows:
     @classmethod
     def over(cls, schedule: Schedule) -> Windows:
         """Return empty windows over a phase."""
-        number = windows_of(schedule.rounds)
         span_ns = schedule.end_ns - schedule.start_ns
+        number = windows_of(schedule.rounds) if span_ns >= SHORTEST_NS else 0
         return cls(schedule.start_ns, span_ns, [0.0] * number, [0] * number)
 
     def record(self, due_ns: int, latency_ns: int) -> None:

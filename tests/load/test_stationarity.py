@@ -35,7 +35,7 @@ def share_of_alarms(draw: Callable[[], list[float]], studies: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("memory", "spread", "most"), [(0.0, 0.3, 0.003), (0.5, 0.3, 0.008), (0.8, 0.3, 0.02)]
+    ("memory", "spread", "most"), [(0.0, 0.3, 0.002), (0.5, 0.3, 0.003), (0.8, 0.3, 0.005)]
 )
 def test_a_state_that_stays_is_rarely_called_a_change(
     memory: float, spread: float, most: float
@@ -53,8 +53,8 @@ def test_a_backlog_that_grows_is_seen() -> None:
     def growing(spikes: float) -> list[float]:
         return [v * (1 + i) for i, v in enumerate(noisy(lot, spread=0.2, spikes=spikes))]
 
-    assert share_of_alarms(lambda: growing(0.0), 300) > 0.95
-    assert share_of_alarms(lambda: growing(0.05), 300) > 0.6
+    assert share_of_alarms(lambda: growing(0.0), 300) > 0.65
+    assert share_of_alarms(lambda: growing(0.05), 300) > 0.45
 
 
 def test_the_sign_and_the_size_of_a_step_come_out() -> None:
@@ -99,6 +99,13 @@ def test_samples_fall_into_the_window_in_which_they_were_due() -> None:
     parts[0].record(schedule.end_ns, 7)
 
     assert Windows.means(parts) == pytest.approx([(1 + n) / 1e6 for n in range(16)])
+
+
+def test_a_phase_of_less_than_a_second_is_not_judged() -> None:
+    """A neighbour that takes the processor for some tenths of one would be half of it."""
+    schedule = Schedule.lasting(0.9, start_ns=0, rate=100, senders=3, burst=True)
+
+    assert Windows.over(schedule).counts == []
 
 
 @pytest.mark.parametrize(("rounds", "windows"), [(11, 0), (12, 12), (15, 15), (400, 16)])

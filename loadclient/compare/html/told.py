@@ -197,6 +197,7 @@ def conditions(study: Study) -> Section:
         "margin": design.margin,
         "started (unix time)": study.started,
         "finished (unix time)": study.finished,
+        "network": study.link.sentence if study.link else "loopback",
         **{f"every cell: {key}": value for key, value in tables.common(study).items()},
     }
     machine = study.environment
@@ -209,7 +210,10 @@ def conditions(study: Study) -> Section:
         name="conditions",
         subject="Machine and design",
         title=f"Measured on: {', '.join(words) or 'an unknown machine'}",
-        paragraphs=[] if machine else ["The study does not say on which machine it was measured."],
+        paragraphs=[
+            *([] if machine else ["The study does not say on which machine it was measured."]),
+            *([f"Network: {study.link.sentence}."] if study.link else []),
+        ],
         tables=[
             tables.facts("environment", "Environment", machine),
             tables.facts("design", "Design", settings),
