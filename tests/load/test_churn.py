@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from loadclient.churn import Churn, Visitor
 from loadclient.ledger import (
     Account,
     Churned,
@@ -16,6 +18,8 @@ from loadclient.ledger import (
     owed_to_churned,
     settle_deliveries,
 )
+from loadclient.payload import SEQUENCE_MASK, Payload
+from loadclient.protocol import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,3 +129,21 @@ def test_each_contradiction_is_named(
 def test_sums_of_the_workers_are_sums_of_each_count() -> None:
     assert Churned(dialled=8, connected=6, failed=2, received=56) == CHURNED + CHURNED
     assert list(churn_reasons(SERVER, CHURNED, 28)) == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "out_of_order"),
+    [([5, 6, 7], 0), ([5, 7], 1), ([5, 5], 1), ([6, 5], 1), ([SEQUENCE_MASK, 0], 0)],
+)
+def test_a_visitor_notices_what_is_lost_repeated_or_reordered(
+    numbers: list[int], out_of_order: int
+) -> None:
+    """The server's counters alone would take a lost copy for one that was left behind."""
+    plan = Plan(("127.0.0.1", 1), (), 1, 64, 0, False, 0.0, 1, 0, 0, churn=1.0)
+    with select.epoll() as epoll:
+        churn, visitor = Churn(plan, epoll), Visitor(None)
+        for number in numbers:
+            churn._hear(visitor, b"[USER1] " + Payload(64).plain(0, number)[:-1])
+        churn._hear(visitor, b"[USER1] what nobody sent")
+
+    assert churn.account == Churned(received=len(numbers) + 1, out_of_order=out_of_order, damaged=1)
