@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError
 
+from dashboards.render.command import render
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -23,10 +25,13 @@ HERE = Path(__file__).parent
 
 app = App(
     name="etlt-dashboards",
-    help="Build the Grafana boards and Prometheus rules of etlt, or find fault with boards.",
+    help="Build the Grafana boards and Prometheus rules of etlt, check boards, draw them.",
     help_format="plaintext",
     version=lambda: f"etlt-dashboards {_version()}",
 )
+
+
+app.command(render)
 
 
 class NotReadableError(Exception):

@@ -66,8 +66,10 @@ if [ "$kind" = dev ]; then
     say "tests that need prometheus or promtool will be skipped"
   [ -x .venv/bin/promtool-3 ] || unpack_prometheus_3 ||
     say "boards and rules will be tested on one major of Prometheus only"
-  command -v chromium >/dev/null || apt_install "a browser for the report's tests" chromium ||
-    say "tests that open the report in a browser will be skipped"
+  command -v chromium >/dev/null || apt_install "a browser for the report's and the boards' tests" chromium ||
+    say "tests that open a browser will be skipped"
+  { command -v node && command -v npm; } >/dev/null || apt_install "drawing the boards" nodejs npm ||
+    say "tests that draw the boards will be skipped"
   command -v strace >/dev/null || apt_install "a second count of system calls" strace ||
     say "tests that compare with strace will be skipped"
   command -v nc >/dev/null || apt_install "a client that everybody has" netcat-openbsd ||
