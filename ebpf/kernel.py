@@ -34,15 +34,17 @@ class Architecture:
     exit: int
     exit_group: int
     rt_sigreturn: int
-    argument2_offset: int  # of a call's second argument in pt_regs, uapi/asm/ptrace.h
+    # In pt_regs, uapi/asm/ptrace.h: a call's second argument, and its number (orig_rax; x8).
+    argument2_offset: int
+    number_offset: int
 
     epoll_pwait2 = 441  # numbers from 424 on are the same everywhere
 
 
 NO_SUCH_CALL = 0xFFFF
 ARCHITECTURES = {
-    "x86_64": Architecture(321, 232, 281, 233, 60, 231, 15, 104),
-    "aarch64": Architecture(280, NO_SUCH_CALL, 22, 21, 93, 94, 139, 8),
+    "x86_64": Architecture(321, 232, 281, 233, 60, 231, 15, 104, 120),
+    "aarch64": Architecture(280, NO_SUCH_CALL, 22, 21, 93, 94, 139, 8, 64),
 }
 
 

@@ -70,6 +70,7 @@ class Build:
             "NR_EXIT_GROUP": numbers.exit_group,
             "NR_RT_SIGRETURN": numbers.rt_sigreturn,
             "ARG2_OFFSET": numbers.argument2_offset,
+            "NUMBER_OFFSET": numbers.number_offset,
         }
 
 

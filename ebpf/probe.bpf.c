@@ -8,24 +8,25 @@
  *      TARGETS integer compares, because everybody's system calls come by here.
  *   2. Read no kernel struct.  Numbers and results are tracepoint arguments, so
  *      neither kernel headers nor BTF are needed and no kernel version can make
- *      a field silently wrong.  The one register that is read (epoll_ctl's
- *      operation) lies in the part of pt_regs that is user ABI
- *      (uapi/asm/ptrace.h), at an offset the loader gives.
+ *      a field silently wrong.  The two registers that are read (epoll_ctl's
+ *      operation, and the number of a call that was not seen to begin) lie in the
+ *      part of pt_regs that is user ABI (uapi/asm/ptrace.h), at offsets the loader
+ *      gives.
  *   3. Never lose a count silently.  What cannot be counted is counted as such:
  *      `unmatched`, `untracked`, `other_threads`, and recursion_misses, which the
  *      kernel itself keeps for each program.
  *   4. One histogram rule, the daemon's own: value v falls into slot
  *      bit_length(v), and slot k ends at 2^k - 1, edge included.
  *
- * A thread becomes a loop thread when it first enters epoll_wait, or when user
- * space finds it there as the probe comes.  Only loop threads are counted (unless
+ * A thread becomes a loop thread when it first enters epoll_wait, or returns from
+ * one that it had entered before the probe came.  Only loop threads are counted (unless
  * ALL_THREADS), from then on: the thread that answers a metrics scrape does no
  * server's work.
  *
  * The loader sets, by -D and in no other way: TARGETS, GROUPS, LITE, ALL_THREADS,
  * NAMESPACED, RAW_SYSCALLS, RAW_SWITCH, NR_EPOLL_WAIT, NR_EPOLL_PWAIT,
  * NR_EPOLL_PWAIT2, NR_EPOLL_CTL, NR_EXIT, NR_EXIT_GROUP,
- * NR_RT_SIGRETURN, ARG2_OFFSET.
+ * NR_RT_SIGRETURN, ARG2_OFFSET, NUMBER_OFFSET.
  */
 #define BPF_LICENSE Dual MIT/GPL
 
@@ -160,13 +161,20 @@ static __always_inline int is_wait(u32 nr)
 static __always_inline struct thread *add_thread(u32 tid, u32 tgid, u32 group)
 {
 	struct thread fresh = {};
-	struct loop *l;
 
 	fresh.tgid = tgid;
+	fresh.group = group;
+	fresh.nr = IDLE;
 	fresh.is_loop = ALL_THREADS;
-	if (!threads.update(&tid, &fresh))
-		return threads.lookup(&tid);
-	l = loops.lookup(&group);
+	if (threads.update(&tid, &fresh))
+		return 0;
+	return threads.lookup(&tid);
+}
+
+static __always_inline int count_untracked(u32 group)
+{
+	struct loop *l = loops.lookup(&group);
+
 	if (l)
 		l->untracked++;
 	return 0;
@@ -198,7 +206,7 @@ static __always_inline int enter(u32 nr, u32 operation)
 	if (!t)
 		t = add_thread(tid, id >> 32, group);
 	if (!t)
-		return 0;
+		return count_untracked(group);
 	t->nr = nr;
 	t->group = group;
 	t->slept = 0;
@@ -292,28 +300,67 @@ static __always_inline void count_call(struct call *row, u32 group, u32 nr, long
 	}
 }
 
-static __always_inline int leave(long result)
+/* What returns now, asked of the return itself: `where` is the registers, or with
+ * perf's tracepoint, which tells it, the number.  IDLE after rt_sigreturn. */
+static __always_inline u32 returning(u64 where)
 {
-	u64 id = bpf_get_current_pid_tgid(), duration = 0;
-	u32 tid = id, nr, row_key, group = group_of(id >> 32);
-	struct thread *t;
+#if RAW_SYSCALLS
+	u64 nr = IDLE;
+
+	bpf_probe_read_kernel(&nr, sizeof(nr), (void *)(where + NUMBER_OFFSET));
+	return nr;
+#else
+	return where;
+#endif
+}
+
+/* A wait that had begun when the probe came: its thread is a loop thread.  It is
+ * taken to have slept.  How long is not known, so its time counts from now on. */
+static __always_inline struct thread *meet_waiter(u32 tid, u32 tgid, u32 group)
+{
+	struct thread *t = add_thread(tid, tgid, group);
+
+	if (!t)
+		return 0;
+	t->is_loop = 1;
+	t->slept = 1;
+	t->first_wait_ns = t->entered_ns = bpf_ktime_get_ns();
+	return t;
+}
+
+/* A known thread returns from what it did not enter: seccomp(2) refused the call,
+ * which sys_enter is not told of.  It took no time and moved nothing. */
+static __always_inline void meet_refusal(struct thread *t, long *result)
+{
+	t->slept = 0;
+	t->operation = 0;
+	t->entered_ns = bpf_ktime_get_ns();
+	if (*result > 0) /* SECCOMP_RET_TRAP: the call's own number */
+		*result = 0;
+}
+
+/* In progress when the probe came, or clone's child. */
+static __always_inline int count_unmatched(u32 group)
+{
+	struct loop *l = loops.lookup(&group);
+
+	if (l)
+		l->unmatched++;
+	return 0;
+}
+
+static __always_inline int count_return(struct thread *t, u32 group, u32 nr, long result)
+{
+	u32 row_key = group * SYSCALLS + nr;
+	u64 duration = 0;
 	struct call *row;
 	struct loop *l;
 
-	if (group == NOBODY)
-		return 0;
-	t = threads.lookup(&tid);
-	nr = t ? t->nr : IDLE;
-	if (t)
-		t->nr = IDLE;
-	if (nr == NR_RT_SIGRETURN)
-		result = 0; /* the register of what the signal interrupted, not a result */
-	if (nr < SYSCALLS && t && t->is_loop) {
+	if (nr < SYSCALLS && t->is_loop) {
 #if LITE
 		if (is_wait(nr))
 #endif
 			duration = bpf_ktime_get_ns() - t->entered_ns;
-		row_key = group * SYSCALLS + nr;
 		row = calls.lookup(&row_key);
 		if (row)
 			count_call(row, group, nr, result, duration);
@@ -323,9 +370,7 @@ static __always_inline int leave(long result)
 	l = loops.lookup(&group);
 	if (!l)
 		return 0;
-	if (!t || nr == IDLE) /* in flight when the probe came, or clone's child */
-		l->unmatched++;
-	else if (!t->is_loop)
+	if (!t->is_loop)
 		l->other_threads++;
 	else if (nr >= SYSCALLS)
 		l->untracked++;
@@ -334,6 +379,36 @@ static __always_inline int leave(long result)
 	else
 		count_wait(l, result, t->slept, duration);
 	return 0;
+}
+
+static __always_inline int leave(long result, u64 where)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 tid = id, nr, group = group_of(id >> 32);
+	struct thread *t;
+
+	if (group == NOBODY)
+		return 0;
+	t = threads.lookup(&tid);
+	if (!t) {
+		nr = returning(where);
+		if (!is_wait(nr))
+			return count_unmatched(group);
+		t = meet_waiter(tid, id >> 32, group);
+		if (!t)
+			return count_unmatched(group);
+	} else if (t->nr == IDLE) {
+		nr = returning(where);
+		if (nr == IDLE)
+			return count_unmatched(group);
+		meet_refusal(t, &result);
+	} else {
+		nr = t->nr;
+		t->nr = IDLE;
+	}
+	if (nr == NR_RT_SIGRETURN)
+		result = 0; /* the register of what the signal interrupted, not a result */
+	return count_return(t, group, nr, result);
 }
 
 /* `current` is still the thread that leaves the CPU.  Involuntary is what
@@ -375,7 +450,7 @@ RAW_TRACEPOINT_PROBE(sys_enter) /* (regs, nr) */
 
 RAW_TRACEPOINT_PROBE(sys_exit) /* (regs, result) */
 {
-	return leave(ctx->args[1]);
+	return leave(ctx->args[1], ctx->args[0]);
 }
 #else
 TRACEPOINT_PROBE(raw_syscalls, sys_enter)
@@ -385,7 +460,7 @@ TRACEPOINT_PROBE(raw_syscalls, sys_enter)
 
 TRACEPOINT_PROBE(raw_syscalls, sys_exit)
 {
-	return leave(args->ret);
+	return leave(args->ret, args->id);
 }
 #endif
 

@@ -102,11 +102,6 @@ def doubts(snapshot: Snapshot) -> Iterator[str]:
             f"{snapshot.misnamed} processes are counted under a name they had before, "
             "for lack of room"
         )
-    for comm in snapshot.opaque:
-        yield (
-            f"the threads of {comm} could not be seen (needs CAP_SYS_PTRACE): "
-            "the wait in progress and the tick after it are not counted"
-        )
     for pid in snapshot.unseen:
         yield f"process {pid} made no system call meanwhile: idle, or in another pid namespace"
 

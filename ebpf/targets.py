@@ -141,7 +141,7 @@ def open_target(pid: int, proc: Path = PROC) -> Target | None:
         return None
     try:
         target = Target(pid, read_comm(pid, proc), pidfd, locate(pid, proc))
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # ENOENT, or ESRCH once the file was open
         target = None
     except BaseException:
         os.close(pidfd)
@@ -152,21 +152,26 @@ def open_target(pid: int, proc: Path = PROC) -> Target | None:
     return target
 
 
+def tasks(pid: int, proc: Path = PROC) -> list[Path]:
+    """Return the directory of each thread of process *pid*; none if it has just ended."""
+    try:
+        return list((proc / str(pid) / "task").iterdir())
+    except OSError:
+        return []
+
+
 def calls_in_progress(target: Target, proc: Path = PROC) -> Iterator[tuple[int, int]]:
     """Yield (thread, system call number) of the threads that are in a call now.
 
-    Nothing when the kernel's numbers of the threads are not to be seen from here. Raises
-    PermissionError when we may not look: that takes CAP_SYS_PTRACE, or the same user and no
-    capabilities that the target has not.
+    Nothing where the kernel's numbers of the threads are not to be seen from here, or where we may
+    not look: that takes CAP_SYS_PTRACE, or the same user and no capabilities the target has not.
     """
     if target.namespaced is not None:
         return
-    for task in (proc / str(target.pid) / "task").glob("*"):
+    for task in tasks(target.pid, proc):
         try:
             number = (task / "syscall").read_text().split()[0]
-        except PermissionError:
-            raise
-        except OSError:  # it has just ended
+        except OSError:  # it has just ended, or we may not look
             continue
         if number.isdigit():  # else `running`, or -1 for blocked outside a call
             yield int(task.name), int(number)

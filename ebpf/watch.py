@@ -66,7 +66,6 @@ class Snapshot:
     unwatched: int  # processes that match but for which there was no room
     misnamed: int  # processes counted under an older name, for lack of room
     unseen: tuple[int, ...]  # pids the kernel side has not met in a system call
-    opaque: tuple[str, ...]  # names of processes whose threads we were not allowed to look at
     read_seconds: float
 
 
@@ -95,7 +94,6 @@ class Watch:
         self._unseen_at_stop: tuple[int, ...] | None = None
         self._unwatched: set[int] = set()
         self._misnamed: set[int] = set()
-        self._opaque: dict[str, None] = {}
         self._carried_ns = [0] * groups  # slept by targets that were killed in their sleep
         self._lived_ns = [0] * groups  # by the loop threads that their process took with it
         self._blocked_ns = [0] * groups  # last told, so that it never falls
@@ -123,7 +121,6 @@ class Watch:
                 unwatched=len(self._unwatched),
                 misnamed=len(self._misnamed),
                 unseen=self._unseen() if self._unseen_at_stop is None else self._unseen_at_stop,
-                opaque=tuple(self._opaque),
                 read_seconds=time.perf_counter() - started,
             )
 
@@ -214,17 +211,12 @@ class Watch:
         return [f"watching process {target.pid} ({target.comm}, mode {target.mode})"]
 
     def _adopt_waiting_threads(self, target: Target, group: int) -> None:
-        """Know the loop threads that wait right now; the others show themselves by waiting.
+        """Show the waits that last now, and their time; no count needs it: their returns are seen.
 
-        Where this is not permitted, the tick that follows the present wait is not counted.
+        Where we may not look, they show when they return, and their time begins then.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        try:
-            calls = list(targets.calls_in_progress(target, self._proc))
-        except PermissionError:
-            self._opaque[target.comm] = None
-            return
-        for tid, nr in calls:
+        for tid, nr in targets.calls_in_progress(target, self._proc):
             if self._names.get(nr) in WAITS:
                 thread = ThreadRow(
                     entered_ns=now,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from ebpf import syscalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +52,19 @@ def descendant(pid: int) -> int:
         (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         pid = int(child)
     return pid
+
+
+def leaf(pid: int) -> int:
+    """Return the last of a chain of children: nsenter(1) forks, and passes no signal on."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        pid = int(children[0])
+    return pid
+
+
+def syscall_of(pid: int) -> str | None:
+    """Return the name of the call that the main thread of *pid* is in, or None."""
+    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
+    return syscalls.names(os.uname().machine).get(int(number)) if number.isdigit() else None
 
 
 class Workload:

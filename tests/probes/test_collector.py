@@ -66,7 +66,6 @@ def snapshot() -> Snapshot:
         unwatched=0,
         misnamed=0,
         unseen=(),
-        opaque=(),
         read_seconds=0.001,
     )
 

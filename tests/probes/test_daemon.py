@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.probes.rig import PATIENCE_SECONDS, REPOSITORY, wait_until
+from tests.probes.rig import PATIENCE_SECONDS, REPOSITORY, leaf, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,13 +99,6 @@ class Daemon:
             client.close()
         os.kill(leaf(self.process.pid), signal.SIGTERM)
         self.process.communicate(timeout=PATIENCE_SECONDS)
-
-
-def leaf(pid: int) -> int:
-    """Return the last of a chain of children: nsenter(1) forks, and passes no signal on."""
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
-    return pid
 
 
 def read_samples(url: str) -> Samples:

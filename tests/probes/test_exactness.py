@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,10 +18,11 @@ from ebpf import syscalls
 from ebpf.decode import WAITS, CallCounts, Histogram
 from ebpf.loader import Build
 from ebpf.targets import Wanted
-from tests.probes.rig import wait_until
+from tests.probes.rig import syscall_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import Any
 
     from ebpf.decode import GroupCounts
@@ -362,6 +362,50 @@ def test_a_thread_is_read_once_however_many_others_end_meanwhile(
         assert observation.counts().blocked_ns <= time.monotonic_ns() - started
 
 
-def syscall_of(pid: int) -> str | None:
-    number = Path(f"/proc/{pid}/syscall").read_text().split()[0]
-    return syscalls.names(os.uname().machine).get(int(number)) if number.isdigit() else None
+SANDBOXED = """
+import ctypes, os, select, struct, sys
+number, libc = int(sys.argv[1]), ctypes.CDLL(None)
+code = b"".join((
+    struct.pack("HBBI", 0x20, 0, 0, 0),  # the number of the call
+    struct.pack("HBBI", 0x15, 0, 1, number),
+    struct.pack("HBBI", 0x06, 0, 0, 0x00050001),  # SECCOMP_RET_ERRNO, EPERM
+    struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+))
+buffer = ctypes.create_string_buffer(code, len(code))
+program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer)))
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, program) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+epoll = select.epoll()
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for _ in range(1009):
+    assert libc.syscall(number) == -1
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+@pytest.mark.parametrize("build", [Build(), Build(lite=True), Build(all_threads=True)], ids=str)
+def test_calls_that_seccomp_refuses_are_counted_as_failed(
+    build: Build, observe: Callable[..., Any]
+) -> None:
+    """The kernel tells of their return and not of their entry; a thousand of them had vanished."""
+    numbers = {name: nr for nr, name in syscalls.names(os.uname().machine).items()}
+    with subprocess.Popen(
+        [sys.executable, "-c", SANDBOXED, str(numbers["getppid"])],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hello\n"
+        observation = observe(Wanted(pids=(process.pid,)), build)
+        process.stdin.write(b"g")
+        assert process.stdout.readline() == b"done\n"
+        counts = observation.counts()
+
+    assert counts.calls["getppid"].calls == 1009
+    assert counts.calls["getppid"].errors == {"EPERM": 1009}
+    assert counts.unmatched == 1  # the read it was in as the probe came

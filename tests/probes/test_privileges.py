@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ebpf.decode import OUTCOMES
-from tests.probes.rig import PROBE, REPOSITORY
+from ebpf.decode import OUTCOMES, WAITS
+from tests.probes.rig import PROBE, REPOSITORY, leaf, syscall_of, wait_until
 from tests.unmeasured import unmeasured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from tests.probes.rig import Exporter
@@ -142,32 +142,80 @@ def test_a_namespace_that_may_not_be_looked_into_is_refused_in_a_sentence(
     assert result.stderr.count("\n") == 1
 
 
-def once(target: Any, *prefix: str) -> dict[str, Any]:
-    result = subprocess.run(
-        [*prefix, *PROBE, "--once", "--json", "--pid", str(target.pid), "--duration", "0.1"],
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-        check=True,
-    )
-    record: dict[str, Any] = json.loads(result.stdout)
-    return record
+IDLE_SERVER = """
+import os, select
+epoll = select.epoll()
+epoll.register(0, select.EPOLLIN)
+os.write(1, b"hello\\n")
+while epoll.poll() and os.read(0, 1):
+    for _ in range(97):
+        os.write(1, b"x")
+"""
 
 
-def test_without_a_look_at_the_threads_the_counts_are_not_called_complete(
-    workload: Callable[..., Any],
+@pytest.fixture
+def idle_server() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], int]]]:
+    """Start a server that is in its first wait; a byte ends it, and is answered by 97 writes."""
+    started = []
+
+    def start(*prefix: str) -> tuple[subprocess.Popen[bytes], int]:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-c", IDLE_SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hello\n"
+        pid = leaf(process.pid)
+        wait_until(lambda: syscall_of(pid) in WAITS, "it waits")
+        return process, pid
+
+    yield start
+    for process in started:
+        process.communicate()
+
+
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
+
+
+@pytest.mark.parametrize(
+    ("around", "options"),
+    [
+        pytest.param(NAMESPACE, (), id="shared-pid-namespace"),
+        pytest.param(NAMESPACE, ("--lite",), id="shared-pid-namespace-lite"),
+        pytest.param(NAMESPACE, ("--all-threads",), id="shared-pid-namespace-all-threads"),
+        pytest.param((), (), id="no-ptrace"),
+        pytest.param((), ("--attach", "perf"), id="no-ptrace-perf"),
+    ],
+)
+def test_the_wait_in_progress_and_its_tick_are_counted_without_a_look_at_the_threads(
+    around: tuple[str, ...],
+    options: tuple[str, ...],
+    idle_server: Callable[..., tuple[subprocess.Popen[bytes], int]],
+    exporter: Callable[..., Exporter],
 ) -> None:
-    """An idle server waits: that wait and what ends it are missing, and nothing else says so."""
-    target = workload("et", rounds=11)
-    target.arm()
-    blind, seeing = once(target, *AS_NOBODY), once(target)
+    """An idle server is one wait; what ends it was lost, and the report said `complete`."""
+    process, pid = idle_server(*around)
+    enter = ("nsenter", f"--target={pid}", "--pid", "--mount") if around else ()
+    user = in_private_mounts(TRACEFS, *SETPRIV) if "perf" in options else AS_NOBODY
+    probe = exporter("--pid", "1" if around else str(pid), *options, prefix=(*enter, *user))
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"g")
+    assert sum(len(process.stdout.read(1)) for _ in range(97)) == 97
+    wait_until(lambda: syscall_of(pid) in WAITS, "it waits again")
 
-    assert blind["complete"] is False
-    assert any(
-        "the threads of selfcount-et could not be seen (needs CAP_SYS_PTRACE)" in sentence
-        for sentence in blind["doubts"]
-    )
-    assert not any("CAP_SYS_PTRACE" in sentence for sentence in seeing["doubts"])
+    counts = counted(probe)
+
+    assert {name: counts[name] for name in ("wakeup", "epoll_wait", "events", "read", "write")} == {
+        "wakeup": 1,
+        "epoll_wait": 1,
+        "events": 1,
+        "read": 1,
+        "write": 97,
+    }
 
 
 def test_a_tracefs_that_may_not_be_read_is_a_sentence(workload: Callable[..., Any]) -> None:
