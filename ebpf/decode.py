@@ -165,9 +165,17 @@ class GroupCounts:
     untracked: int
 
     @property
+    def unnamed_errors(self) -> int:
+        """Return how many failed calls are known without their errno."""
+        return sum(call.errors.get(UNKNOWN, 0) for call in self.calls.values())
+
+    @property
     def waits(self) -> int:
         """Return how many epoll waits returned, in whatever way."""
         return sum(self.outcomes.values())
+
+
+UNKNOWN = "unknown"  # the errors whose errno the full error table could not keep
 
 
 def upper_edge(slot: int) -> int:
@@ -235,7 +243,7 @@ def _calls(rows: MapRows, group: int, names: Mapping[int, str]) -> Iterator[Call
 
 
 def _errors(rows: MapRows, group: int, nr: int, call: Mapping[str, int]) -> dict[str, int]:
-    """Name the errors of one call; those the full error table could not keep are `unknown`."""
+    """Name the errors of one call; those the full error table could not keep are UNKNOWN."""
     named = {
         error_name(code): count
         for (owner, number, code), count in rows.errors.items()
@@ -245,5 +253,5 @@ def _errors(rows: MapRows, group: int, nr: int, call: Mapping[str, int]) -> dict
     if call["eagain"]:
         named["EAGAIN"] = call["eagain"]
     if lost > 0:
-        named["unknown"] = lost
+        named[UNKNOWN] = lost
     return named

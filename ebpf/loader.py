@@ -186,8 +186,8 @@ class Probe:
             calls=dict(self._calls()),
             loops={group: self._per_cpu("loops", group, LOOP_FIELDS) for group in range(GROUPS)},
             errors={
-                (key.value >> 32, key.value >> 16 & 0xFFFF, key.value & 0xFFFF): count.value
-                for key, count in self._table("errors").items()
+                (key.value >> 32, key.value >> 16 & 0xFFFF, key.value & 0xFFFF): sum(cpus)
+                for key, cpus in self._table("errors").items()
             },
             threads=list(self.threads().values()),
             taken_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC),  # bpf_ktime_get_ns's clock

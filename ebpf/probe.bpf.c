@@ -93,7 +93,7 @@ BPF_ARRAY(config, struct config, 1);
 BPF_ARRAY(seen, struct seen, GROUPS);
 BPF_PERCPU_ARRAY(calls, struct call, GROUPS * SYSCALLS);
 BPF_PERCPU_ARRAY(loops, struct loop, GROUPS);
-BPF_HASH(errors, u64, u64, ERRORS); /* group << 32 | nr << 16 | errno */
+BPF_PERCPU_HASH(errors, u64, u64, ERRORS); /* group << 32 | nr << 16 | errno */
 BPF_HASH(threads, u32, struct thread, THREADS);
 
 static __always_inline u32 slot_of(u64 value)
@@ -274,6 +274,18 @@ static __always_inline void mark(struct call *row, u32 group, u32 nr)
 	row->marked = 1;
 }
 
+/* An update sets this CPU's value alone; without an entry that value is nought,
+ * also where another CPU makes the entry between these two steps. */
+static __always_inline void count_error(u64 key)
+{
+	u64 first = 1, *count = errors.lookup(&key);
+
+	if (count)
+		(*count)++;
+	else
+		errors.update(&key, &first);
+}
+
 static __always_inline void count_call(struct call *row, u32 group, u32 nr, long result,
 				       u64 duration)
 {
@@ -293,10 +305,8 @@ static __always_inline void count_call(struct call *row, u32 group, u32 nr, long
 	} else if (result == EAGAIN_RESULT) {
 		row->eagain++; /* a field of its own: under ET it ends every drain */
 	} else if (result) {
-		u64 key = (u64)group << 32 | nr << 16 | (u32)-result;
-
 		row->errors++;
-		errors.increment(key);
+		count_error((u64)group << 32 | nr << 16 | (u32)-result);
 	}
 }
 

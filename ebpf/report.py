@@ -95,6 +95,11 @@ def doubts(snapshot: Snapshot) -> Iterator[str]:
     for group in snapshot.groups:
         if group.counts.untracked:
             yield f"{group.counts.untracked} calls of {group.label.comm} could not be counted"
+        if group.counts.unnamed_errors:
+            yield (
+                f"{group.counts.unnamed_errors} errors of {group.label.comm} have no errno: "
+                "the table of errors was full"
+            )
     if snapshot.unwatched:
         yield f"{snapshot.unwatched} matching processes were not counted, for lack of room"
     if snapshot.misnamed:

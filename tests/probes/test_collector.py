@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ebpf import syscalls
 from ebpf.collector import DURATION_SLOTS, EVENT_SLOTS, ProbeCollector
-from ebpf.decode import IO_CALLS, Histogram, MapRows, decode_group, upper_edge
+from ebpf.decode import IO_CALLS, CallCounts, Histogram, MapRows, decode_group, upper_edge
 from ebpf.kernel import ProgramInfo
 from ebpf.report import as_json, doubts, print_table
 from ebpf.watch import Group, Label, Snapshot
@@ -187,12 +187,12 @@ def test_registering_does_not_read_the_maps() -> None:
 def test_a_report_says_why_its_counts_may_be_low(snapshot: Snapshot) -> None:
     missed = {"sys_exit": ProgramInfo(runs=0, run_ns=0, missed=3)}
     low = replace(snapshot, programs=missed, unwatched=2, misnamed=7, unseen=(11,))
-    low = replace(
-        low, groups=(replace(low.groups[0], counts=replace(low.groups[0].counts, untracked=5)),)
-    )
+    close = CallCounts("close", 0, {"EBADF": 2, "unknown": 6}, Histogram((8,), 0))
+    counts = replace(low.groups[0].counts, untracked=5, calls={"close": close})
+    low = replace(low, groups=(replace(low.groups[0], counts=counts),))
 
     assert list(doubts(snapshot)) == []
-    assert [sentence.split()[0] for sentence in doubts(low)] == ["3", "5", "2", "7", "process"]
+    assert [sentence.split()[0] for sentence in doubts(low)] == ["3", "5", "6", "2", "7", "process"]
     assert as_json(low, 1, lite=False)["complete"] is False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -360,6 +361,48 @@ def test_a_thread_is_read_once_however_many_others_end_meanwhile(
     observation = observe(Wanted(pids=(churner.pid,)))
     for _ in range(1500):
         assert observation.counts().blocked_ns <= time.monotonic_ns() - started
+
+
+FAILING = """
+import ctypes, os, select
+epoll, close = select.epoll(), ctypes.CDLL(None).close
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for _ in range(150_001):
+    close(-1)
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+def test_errors_of_two_processes_at_once_all_have_their_errno(observe: Callable[..., Any]) -> None:
+    """CPUs that counted in one place overwrote each other: some closes failed with `unknown`."""
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", FAILING],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    bufsize=0,
+                )
+            )
+            for _ in range(2)
+        ]
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"hello\n"
+        observation = observe(Wanted(pids=tuple(process.pid for process in processes)))
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write(b"g")
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"done\n"
+        counts = observation.counts()
+
+    assert counts.calls["close"].errors == {"EBADF": 300_002}
 
 
 SANDBOXED = """
