@@ -155,14 +155,10 @@ def _sampler(config: Config) -> Iterator[None]:
 
 def _once(config: Config, watch: Watch) -> int:
     started = time.monotonic()
-    _refresh(watch)
+    changes = watch.refresh()
     if not watch.targets:
-        wanted = " or ".join(config.comm)
-        raise Refused(
-            f"no process here has a name that begins with {wanted}: start it first"
-            if wanted
-            else f"process {config.pid[0]} has exited before it could be counted"
-        )
+        raise Refused("; ".join(changes)) if changes else _nobody(config)
+    _tell(changes)
     with _signals() as stop:
         _follow(watch, stop, started + config.duration, is_over=lambda: _is_over(config, watch))
     watch.stop_counting()
@@ -176,6 +172,15 @@ def _once(config: Config, watch: Watch) -> int:
     return DONE
 
 
+def _nobody(config: Config) -> Refused:
+    wanted = " or ".join(config.comm)
+    return Refused(
+        f"no process here has a name that begins with {wanted}: start it first"
+        if wanted
+        else f"process {config.pid[0]} has exited before it could be counted"
+    )
+
+
 def _serve(config: Config, watch: Watch) -> int:
     registry = CollectorRegistry()
     registry.register(ProbeCollector(watch.snapshot, lite=config.lite, stats=config.stats))
@@ -186,8 +191,10 @@ def _serve(config: Config, watch: Watch) -> int:
             f"cannot listen on --host {config.host} --port {config.port}: {error.strerror}"
         ) from error
     with _signals() as stop:
-        _refresh(watch)
+        _tell(watch.refresh())
         if not watch.targets:
+            if not config.comm:
+                raise _nobody(config)
             _say(f"no process is called {' or '.join(config.comm)} yet; waiting for it")
         where = f"serving http://{_authority(config.host, server.server_port)}/metrics"
         _say(where)
@@ -209,8 +216,8 @@ def _authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _refresh(watch: Watch) -> None:
-    for sentence in watch.refresh():
+def _tell(changes: list[str]) -> None:
+    for sentence in changes:
         _say(sentence)
 
 
@@ -235,7 +242,7 @@ def _follow(
         ready = poll.poll(min(left, RESCAN_SECONDS) * 1000)
         if any(fd == stop.fileno() for fd, _ in ready):
             return
-        _refresh(watch)
+        _tell(watch.refresh())
 
 
 @contextmanager

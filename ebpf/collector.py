@@ -197,7 +197,7 @@ def _targets(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (info, up)
     yield GaugeMetricFamily(
         "etlt_probe_targets_unwatched",
-        "Processes that match but are not counted, for lack of room.",
+        "Processes that match but are not counted, for lack of room or of reach.",
         value=snapshot.unwatched,
     )
 

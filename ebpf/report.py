@@ -101,7 +101,7 @@ def doubts(snapshot: Snapshot) -> Iterator[str]:
                 "the table of errors was full"
             )
     if snapshot.unwatched:
-        yield f"{snapshot.unwatched} matching processes were not counted, for lack of room"
+        yield f"{snapshot.unwatched} matching processes were not counted, for lack of room or of reach"
     if snapshot.misnamed:
         yield (
             f"{snapshot.misnamed} processes are counted under a name they had before, "

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ebpf import targets
 from ebpf.decode import WAITS, GroupCounts, MapRows, ThreadRow, blocked_now, decode_group, lived
+from ebpf.errors import Refused
 from ebpf.targets import NamespacedPid, Target, Wanted
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Snapshot:
     groups: tuple[Group, ...]
     absent: tuple[str, ...]  # names asked for that no process has borne yet
     programs: Mapping[str, ProgramInfo]
-    unwatched: int  # processes that match but for which there was no room
+    unwatched: int  # processes that match but are not counted: no room, or out of reach
     misnamed: int  # processes counted under an older name, for lack of room
     unseen: tuple[int, ...]  # pids the kernel side has not met in a system call
     read_seconds: float
@@ -191,18 +192,34 @@ class Watch:
         self._unwatched &= set(pids)
         changes = []
         for pid in dict.fromkeys(pids):
-            if pid not in watched and (target := targets.open_target(pid, self._proc)):
+            if pid in watched:
+                continue
+            try:
+                target = targets.open_target(pid, self._proc)
+            except Refused as refusal:
+                if pid in self._wanted.pids:
+                    raise
+                changes += self._leave_out(pid, f"not counted: {refusal}")
+                continue
+            if target:
                 changes += self._admit(target)
         return changes
+
+    def _leave_out(self, pid: int, sentence: str) -> list[str]:
+        """Say once why *pid* is not counted."""
+        if pid in self._unwatched:
+            return []
+        self._unwatched.add(pid)
+        return [sentence]
 
     def _admit(self, target: Target) -> list[str]:
         group = self._group_of(target)
         if None not in self._slots or group is None:
             os.close(target.pidfd)
-            if target.pid in self._unwatched:
-                return []
-            self._unwatched.add(target.pid)
-            return [f"process {target.pid} ({target.comm}) is not counted: no room for more"]
+            return self._leave_out(
+                target.pid,
+                f"process {target.pid} ({target.comm}) is not counted: no room for more",
+            )
         slot = self._slots.index(None)
         self._slots[slot] = target
         self._unwatched.discard(target.pid)

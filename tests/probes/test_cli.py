@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.probes.rig import PROBE, REPOSITORY
+from tests.probes.rig import PATIENCE_SECONDS, PROBE, REPOSITORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,6 +156,39 @@ def test_once_refuses_a_name_that_nobody_bears() -> None:
 
     assert result.returncode == 1
     assert "no process here has a name that begins with no-such-server" in result.stderr
+
+
+@pytest.mark.kernel
+def test_a_process_that_ends_while_the_probe_is_prepared_is_not_waited_for() -> None:
+    """It said that no process was called "" yet, and ran for ever: a number is not borne again."""
+    code = (
+        "import sys; from ebpf import cli, preflight; check = preflight.check\n"
+        "def late():\n check(); print(flush=True); input()\n"
+        "preflight.check = late; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    with (
+        subprocess.Popen(["sleep", "600"]) as process,
+        subprocess.Popen(
+            [sys.executable, "-c", code, "--port", "0", "--pid", str(process.pid)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=REPOSITORY,
+        ) as probe,
+    ):
+        try:
+            assert probe.stdout is not None
+            assert probe.stdout.readline() == "\n"  # it has looked for the process, and loads next
+            process.kill()
+            process.wait()
+            said = probe.communicate("\n", timeout=PATIENCE_SECONDS)[1]
+        finally:
+            process.kill()
+            probe.kill()
+
+    assert probe.returncode == 1
+    assert said == f"etlt-probe: process {process.pid} has exited before it could be counted\n"
 
 
 @pytest.mark.kernel

@@ -38,6 +38,7 @@ AS_NOBODY = (
 AS_BARE_ROOT = (*SETPRIV, f"--inh-caps={TWO_CAPABILITIES}")
 HIDE_HEADERS = "for d in /lib/modules /usr/src; do [ -d $d ] && mount -t tmpfs none $d; done; "
 READ_ONLY = "mount -o remount,bind,ro / && touch /etc/hostname 2>/dev/null && exit 9; "
+NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 TRACEFS = "mount -t tracefs none /sys/kernel/tracing; "
 
 
@@ -142,6 +143,20 @@ def test_a_namespace_that_may_not_be_looked_into_is_refused_in_a_sentence(
     assert result.stderr.count("\n") == 1
 
 
+def test_a_namespace_that_may_not_be_looked_into_does_not_end_the_exporter(
+    workload: Callable[..., Any], exporter: Callable[..., Exporter]
+) -> None:
+    """Somebody starts a container whose process bears the name: the others are still counted."""
+    outer = workload("lt", rounds=97, prefix=NAMESPACE)
+    enter = ("nsenter", f"--target={outer.pid}", "--pid", "--mount")
+    probe = exporter("--comm", "selfcount", prefix=(*enter, *AS_BARE_ROOT))
+    workload("et", rounds=11, prefix=(*enter, "unshare", "--pid", "--fork"))
+    probe.wait_for("not counted: process .* add CAP_SYS_PTRACE")
+
+    check_exactness(outer, probe)
+    assert probe.samples()["targets_unwatched", frozenset()] == 2  # it, and the child it forks
+
+
 IDLE_SERVER = """
 import os, select
 epoll = select.epoll()
@@ -175,9 +190,6 @@ def idle_server() -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], int]]
     yield start
     for process in started:
         process.communicate()
-
-
-NAMESPACE = ("unshare", "--pid", "--fork", "--mount-proc")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -105,6 +106,31 @@ def test_a_process_that_ends_while_it_is_looked_at_is_not_opened(
 
     assert targets.open_target(process.pid, proc) is None
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+def test_a_process_that_ends_between_open_and_read_is_not_opened(
+    process: subprocess.Popen[bytes], proc: Path
+) -> None:
+    """A file of /proc that was opened in time reads ESRCH, not ENOENT; it ended the exporter."""
+    with subprocess.Popen(["sleep", "600"]) as gone, open(f"/proc/{gone.pid}/comm") as name:
+        gone.kill()
+        gone.wait()
+        (proc / str(process.pid)).mkdir()
+        (proc / str(process.pid) / "comm").symlink_to(f"/proc/self/fd/{name.fileno()}")
+        with pytest.raises(ProcessLookupError):
+            targets.read_comm(process.pid, proc)
+
+        assert targets.open_target(process.pid, proc) is None
+
+
+def test_a_process_that_has_just_ended_has_no_threads(process: subprocess.Popen[bytes]) -> None:
+    target = targets.open_target(process.pid)
+    assert target is not None
+    os.close(target.pidfd)
+    process.kill()
+    process.wait()
+
+    assert list(targets.calls_in_progress(replace(target, namespaced=None))) == []
 
 
 def test_a_zombie_is_not_alive(process: subprocess.Popen[bytes]) -> None:
