@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 WAITS = ("epoll_wait", "epoll_pwait", "epoll_pwait2")
 OUTCOMES = ("wakeup", "ready", "timeout", "empty", "interrupted", "failed")
@@ -65,9 +65,9 @@ class MapRows:
     """All that the maps hold at one time: one sequence of ints per CPU and key."""
 
     taken_ns: int
-    calls: Mapping[tuple[int, int], Sequence[Sequence[int]]]  # (group, nr)
-    loops: Mapping[int, Sequence[Sequence[int]]]  # group
-    errors: Mapping[tuple[int, int, int], int]  # (group, nr, errno)
+    calls: dict[tuple[int, int], Sequence[Sequence[int]]]  # (group, nr)
+    loops: dict[int, Sequence[Sequence[int]]]  # group
+    errors: dict[tuple[int, int, int], int]  # (group, nr, errno)
     threads: Sequence[ThreadRow]
 
     def to_json(self) -> dict[str, Any]:
@@ -188,14 +188,17 @@ def error_name(code: int) -> str:
     return errno.errorcode.get(code) or RESTARTS.get(code) or f"errno_{code}"
 
 
-def decode_group(rows: MapRows, group: int, names: Mapping[int, str]) -> GroupCounts:
-    """Return the counts of *group*; *names* maps system call numbers to names."""
+def decode_group(
+    rows: MapRows, groups: int | Collection[int], names: Mapping[int, str]
+) -> GroupCounts:
+    """Return the counts of *groups* together; *names* maps system call numbers to names."""
+    groups = (groups,) if isinstance(groups, int) else groups
     width = len(LOOP_FIELDS)
-    totals = _add_cpus(rows.loops[group])
+    totals = _add_cpus([cpu for group in groups for cpu in rows.loops[group]])
     loop = dict(zip(LOOP_FIELDS, totals[:width], strict=True))
-    threads = [thread for thread in rows.threads if thread.group == group and thread.is_loop]
+    threads = [thread for thread in rows.threads if thread.group in groups and thread.is_loop]
     return GroupCounts(
-        calls={call.name: call for call in _calls(rows, group, names)},
+        calls={call.name: call for call in _calls(rows, groups, names)},
         outcomes={outcome: loop[outcome] for outcome in OUTCOMES},
         operations={operation: loop[f"ctl_{operation}"] for operation in OPERATIONS},
         switches={kind: loop[kind] for kind in ("voluntary", "involuntary")},
@@ -227,28 +230,56 @@ def _add_cpus(cpus: Sequence[Sequence[int]]) -> list[int]:
     return [sum(column) for column in zip(*cpus, strict=True)]
 
 
-def _calls(rows: MapRows, group: int, names: Mapping[int, str]) -> Iterator[CallCounts]:
+def move(rows: MapRows, group: int, to: int) -> MapRows:
+    """Return what *rows* hold of *group*, added up over the CPUs, as rows of *to*; no threads."""
+    return MapRows(
+        taken_ns=rows.taken_ns,
+        calls={(to, nr): [_add_cpus(v)] for (owner, nr), v in rows.calls.items() if owner == group},
+        loops={to: [_add_cpus(rows.loops[group])]},
+        errors={(to, *rest): n for (owner, *rest), n in rows.errors.items() if owner == group},
+        threads=(),
+    )
+
+
+def add(rows: MapRows, kept: MapRows) -> MapRows:
+    """Return *rows* with what was *kept* of groups that are no more, as if of further CPUs."""
+    return MapRows(
+        taken_ns=rows.taken_ns,
+        calls={k: [*rows.calls.get(k, ()), *kept.calls.get(k, ())] for k in rows.calls | kept.calls},
+        loops={k: [*rows.loops.get(k, ()), *kept.loops.get(k, ())] for k in rows.loops | kept.loops},
+        errors={k: rows.errors.get(k, 0) + kept.errors.get(k, 0) for k in rows.errors | kept.errors},
+        threads=rows.threads,
+    )
+
+
+def _calls(
+    rows: MapRows, groups: Collection[int], names: Mapping[int, str]
+) -> Iterator[CallCounts]:
     width = len(CALL_FIELDS)
+    by_number: dict[int, list[Sequence[int]]] = {}
     for (owner, nr), cpus in rows.calls.items():
-        if owner != group:
-            continue
+        if owner in groups:
+            by_number.setdefault(nr, []).extend(cpus)
+    for nr, cpus in by_number.items():
         totals = _add_cpus(cpus)
         call = dict(zip(CALL_FIELDS, totals[:width], strict=True))
         yield CallCounts(
             name=names.get(nr, f"syscall_{nr}"),
             result_sum=call["result_sum"],
-            errors=_errors(rows, group, nr, call),
+            errors=_errors(rows, groups, nr, call),
             durations=Histogram(tuple(totals[width:]), call["nanoseconds"]),
         )
 
 
-def _errors(rows: MapRows, group: int, nr: int, call: Mapping[str, int]) -> dict[str, int]:
+def _errors(
+    rows: MapRows, groups: Collection[int], nr: int, call: Mapping[str, int]
+) -> dict[str, int]:
     """Name the errors of one call; those the full error table could not keep are UNKNOWN."""
-    named = {
-        error_name(code): count
-        for (owner, number, code), count in rows.errors.items()
-        if (owner, number) == (group, nr)
-    }
+    named: dict[str, int] = {}
+    for (owner, number, code), count in rows.errors.items():
+        if owner in groups and number == nr:
+            name = error_name(code)
+            named[name] = named.get(name, 0) + count
     lost = call["errors"] - sum(named.values())
     if call["eagain"]:
         named["EAGAIN"] = call["eagain"]

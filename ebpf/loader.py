@@ -96,6 +96,7 @@ class Probe:
             name.decode().rsplit("__", 1)[-1]: function.fd
             for name, function in self._bpf.funcs.items()
         }
+        self._last_groups: dict[int, int] = {}  # by tgid, of processes that are counted no more
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +130,7 @@ class Probe:
         """Stop counting the target in *slot*; return the number the kernel knew it by, or 0."""
         config = self._config()
         tgid = int(config.tgid[slot])
+        self._last_groups[tgid] = int(config.group[slot])
         config.tgid[slot] = 0
         config.wanted[slot].pid = 0
         self._table("config")[0] = config
@@ -160,20 +162,26 @@ class Probe:
     def forget_threads(self, tgid: int) -> None:
         """Drop the thread records of a process that is gone; exit_group(2) leaves them behind."""
         table = self._table("threads")
+        self._last_groups.pop(tgid, None)
         for tid, thread in self._known_threads():
             if thread.tgid == tgid:
                 with suppress(KeyError):
                     del table[table.Key(tid)]
 
     def threads(self) -> dict[int, ThreadRow]:
-        """Return what every known thread is doing, by its tid."""
+        """Return what every known thread is doing, by its tid.
+
+        Its group is its process's: its own record keeps the one of its last entry.
+        """
+        config = self._config()
+        groups = self._last_groups | dict(zip(config.tgid, config.group, strict=True))
         return {
             tid: ThreadRow(
                 entered_ns=thread.entered_ns,
                 first_wait_ns=thread.first_wait_ns,
                 nr=thread.nr,
                 tgid=thread.tgid,
-                group=thread.group,
+                group=groups.get(thread.tgid, thread.group),
                 slept=bool(thread.slept),
                 is_loop=bool(thread.is_loop),
             )
@@ -192,6 +200,22 @@ class Probe:
             threads=list(self.threads().values()),
             taken_ns=time.clock_gettime_ns(time.CLOCK_MONOTONIC),  # bpf_ktime_get_ns's clock
         )
+
+    def clear(self, group: int) -> None:
+        """Set all counts of *group*, which nobody counts into, to nought."""
+        seen, calls, errors = (self._table(name) for name in ("seen", "calls", "errors"))
+        for nr, is_used in enumerate(bytes(seen[group].nr)):
+            if is_used:
+                self._zero(calls, group * SYSCALLS + nr)
+        seen[group] = seen.Leaf()
+        self._zero(self._table("loops"), group)
+        for key in list(errors):
+            if key.value >> 32 == group:
+                del errors[key]
+
+    @staticmethod
+    def _zero(table: Any, key: int) -> None:
+        table[ctypes.c_int(key)] = table.Leaf()
 
     def programs(self) -> Mapping[str, kernel.ProgramInfo]:
         """Return what the kernel says of each program, by the tracepoint's name."""

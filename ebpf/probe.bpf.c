@@ -190,7 +190,21 @@ static __always_inline void end_thread(u32 tid, u32 group)
 	threads.delete(&tid);
 }
 
-static __always_inline int enter(u32 nr, u32 operation)
+/* What epoll_ctl is to do: its second argument, or with perf's tracepoint that
+ * argument itself.  Read after the filter: everybody calls epoll_ctl. */
+static __always_inline u32 operation_of(u64 where)
+{
+#if RAW_SYSCALLS
+	u64 operation = 0;
+
+	bpf_probe_read_kernel(&operation, sizeof(operation), (void *)(where + ARG2_OFFSET));
+	return operation;
+#else
+	return where;
+#endif
+}
+
+static __always_inline int enter(u32 nr, u64 where)
 {
 	u64 id = bpf_get_current_pid_tgid();
 	u32 tid = id, group = group_of(id >> 32);
@@ -210,7 +224,8 @@ static __always_inline int enter(u32 nr, u32 operation)
 	t->nr = nr;
 	t->group = group;
 	t->slept = 0;
-	t->operation = operation;
+	if (nr == NR_EPOLL_CTL)
+		t->operation = operation_of(where);
 #if LITE
 	if (!is_wait(nr))
 		return 0;
@@ -450,12 +465,7 @@ static __always_inline int switched(int involuntary)
 #if RAW_SYSCALLS
 RAW_TRACEPOINT_PROBE(sys_enter) /* (regs, nr) */
 {
-	u64 operation = 0;
-
-	if (ctx->args[1] == NR_EPOLL_CTL)
-		bpf_probe_read_kernel(&operation, sizeof(operation),
-				      (void *)(ctx->args[0] + ARG2_OFFSET));
-	return enter(ctx->args[1], operation);
+	return enter(ctx->args[1], ctx->args[0]);
 }
 
 RAW_TRACEPOINT_PROBE(sys_exit) /* (regs, result) */

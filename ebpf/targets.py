@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 PROC = Path("/proc")
 FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 MODES = {"etltd-et": "et", "etltd-lt": "lt"}
+STARTING = "etltd"  # the console script, from exec(2) until the daemon names itself
 PF_KTHREAD = 0x00200000
 COMM_BYTES = 15  # TASK_COMM_LEN less the terminator; the kernel cuts longer names
 
@@ -59,6 +60,11 @@ class Target:
     def mode(self) -> str:
         """Return et or lt as the process itself says; unknown for any other program."""
         return MODES.get(self.comm, "unknown")
+
+    @property
+    def is_starting(self) -> bool:
+        """Tell whether this is a daemon that has not yet named itself after its mode."""
+        return self.comm == STARTING
 
     def is_alive(self) -> bool:
         """Tell whether the process still exists."""

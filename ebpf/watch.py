@@ -3,6 +3,9 @@
 A group is what shares one (mode, comm): its counters live in the kernel and go on through restarts
 and across worker processes, so they never fall. Rule: a target whose pidfd says it has exited is
 struck from the kernel's list before anything else is done, so a reused pid is never counted.
+A daemon that has not yet named itself after its mode counts into a kernel group of its own, which
+is shown when it has, with all that is in it. A label may thus have several kernel groups for a
+time; those beyond its home are emptied into what is `kept` here.
 One lock: `refresh` runs on the main thread, `snapshot` on any.
 """
 
@@ -11,11 +14,22 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter as Counts
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from ebpf import targets
-from ebpf.decode import WAITS, GroupCounts, MapRows, ThreadRow, blocked_now, decode_group, lived
+from ebpf.decode import (
+    WAITS,
+    GroupCounts,
+    MapRows,
+    ThreadRow,
+    add,
+    blocked_now,
+    decode_group,
+    lived,
+    move,
+)
 from ebpf.errors import Refused
 from ebpf.targets import NamespacedPid, Target, Wanted
 
@@ -24,6 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ebpf.kernel import ProgramInfo
+
+
+STARTING_SECONDS = 10.0  # how long a daemon may take to name itself after its mode
 
 
 class Counter(Protocol):
@@ -35,6 +52,7 @@ class Counter(Protocol):
     def is_found(self, slot: int) -> bool: ...  # noqa: D102
     def adopt(self, thread: ThreadRow, tid: int) -> None: ...  # noqa: D102
     def forget_threads(self, tgid: int) -> None: ...  # noqa: D102
+    def clear(self, group: int) -> None: ...  # noqa: D102
     def threads(self) -> dict[int, ThreadRow]: ...  # noqa: D102
     def read(self) -> MapRows: ...  # noqa: D102
     def programs(self) -> Mapping[str, ProgramInfo]: ...  # noqa: D102
@@ -89,15 +107,19 @@ class Watch:
         self._proc = proc
         self._lock = threading.Lock()
         self._slots: list[Target | None] = [None] * slots
-        self._labels: list[Label] = []
-        self._most_groups = groups
+        self._seats = [0] * slots  # the kernel group of each slot
+        self._labels: list[Label | None] = [None] * groups  # of each kernel group; None: free
+        self._homes: dict[Label, int] = {}  # the kernel group that a label keeps
+        self._starting: dict[int, float] = {}  # kernel groups not shown, and until when at most
+        self._emptying: set[int] = set()  # kernel groups that nobody counts into any more
+        self._kept = MapRows(taken_ns=0, calls={}, loops={}, errors={}, threads=())
         self._pids_to_open = list(wanted.pids)
         self._unseen_at_stop: tuple[int, ...] | None = None
         self._unwatched: set[int] = set()
         self._misnamed: set[int] = set()
-        self._carried_ns = [0] * groups  # slept by targets that were killed in their sleep
-        self._lived_ns = [0] * groups  # by the loop threads that their process took with it
-        self._blocked_ns = [0] * groups  # last told, so that it never falls
+        self._carried_ns: Counts[Label] = Counts()  # slept by targets killed in their sleep
+        self._lived_ns: Counts[Label] = Counts()  # by the loop threads their process took with it
+        self._blocked_ns: Counts[Label] = Counts()  # last told, so that it never falls
 
     @property
     def targets(self) -> list[Target]:
@@ -107,14 +129,18 @@ class Watch:
     def refresh(self) -> list[str]:
         """Follow exits, restarts and renames; return a sentence for each change."""
         with self._lock:
-            return [*self._drop_exited(), *self._follow_names(), *self._admit_new()]
+            self._empty_groups()
+            changes = [*self._drop_exited(), *self._follow_names(), *self._admit_new()]
+            self._stop_hiding()
+            self._send_home()
+            return changes
 
     def snapshot(self) -> Snapshot:
         """Read all counts."""
         with self._lock:
             started = time.perf_counter()
-            rows = self._counter.read()
-            groups = tuple(self._group(rows, index) for index in range(len(self._labels)))
+            rows = add(self._counter.read(), self._kept)
+            groups = tuple(self._group(rows, label) for label in self._homes)
             return Snapshot(
                 groups=groups,
                 absent=self._absent(),
@@ -129,6 +155,8 @@ class Watch:
         """Let go of all targets; the counts stay readable."""
         with self._lock:
             self._unseen_at_stop = self._unseen()
+            for group in list(self._starting):
+                self._show(group)
             for slot, target in enumerate(self._slots):
                 if target is not None:
                     self._counter.release(slot)
@@ -145,7 +173,8 @@ class Watch:
             if target is None or target.is_alive():
                 continue
             tgid = self._counter.release(slot)
-            self._carry(tgid, self._labels.index(Label(target.mode, target.comm)))
+            self._show(self._seats[slot])
+            self._carry(tgid, Label(target.mode, target.comm))
             self._counter.forget_threads(tgid)
             os.close(target.pidfd)
             self._slots[slot] = None
@@ -153,12 +182,12 @@ class Watch:
             gone.append(f"process {target.pid} ({target.comm}) has exited")
         return gone
 
-    def _carry(self, tgid: int, group: int) -> None:
+    def _carry(self, tgid: int, label: Label) -> None:
         """Keep the times of threads that ended without a call of their own: nobody added them."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
         threads = [row for row in self._counter.threads().values() if row.tgid == tgid]
-        self._carried_ns[group] += blocked_now(threads, now, self._names)
-        self._lived_ns[group] += lived(threads, now)
+        self._carried_ns[label] += blocked_now(threads, now, self._names)
+        self._lived_ns[label] += lived(threads, now)
 
     def _follow_names(self) -> list[str]:
         changes = []
@@ -169,21 +198,27 @@ class Watch:
                 comm = targets.read_comm(target.pid, self._proc)
             except OSError:  # it has just exited; the next refresh sees that
                 continue
-            renamed = replace(target, comm=comm)
-            if comm == target.comm:
-                continue
-            if (group := self._group_of(renamed)) is None:
-                if target.pid not in self._misnamed:
-                    self._misnamed.add(target.pid)
-                    changes.append(
-                        f"process {target.pid} now calls itself {comm} but is still counted as "
-                        f"{target.comm}: no room for more names"
-                    )
-                continue
-            self._counter.regroup(slot, group)
-            self._slots[slot] = renamed
-            changes.append(f"process {target.pid} now calls itself {comm} (mode {renamed.mode})")
+            if comm != target.comm:
+                changes += self._rename(slot, target, replace(target, comm=comm))
         return changes
+
+    def _rename(self, slot: int, target: Target, renamed: Target) -> list[str]:
+        comm = renamed.comm
+        if self._seats[slot] in self._starting:
+            self._labels[self._seats[slot]] = Label(renamed.mode, comm)
+            self._show(self._seats[slot])
+        elif (group := self._group_of(renamed)) is not None:
+            self._seat(slot, group)
+        elif target.pid in self._misnamed:
+            return []
+        else:
+            self._misnamed.add(target.pid)
+            return [
+                f"process {target.pid} now calls itself {comm} but is still counted as "
+                f"{target.comm}: no room for more names"
+            ]
+        self._slots[slot] = renamed
+        return [f"process {target.pid} now calls itself {comm} (mode {renamed.mode})"]
 
     def _admit_new(self) -> list[str]:
         watched = {target.pid for target in self.targets}
@@ -213,8 +248,8 @@ class Watch:
         return [sentence]
 
     def _admit(self, target: Target) -> list[str]:
-        group = self._group_of(target)
-        if None not in self._slots or group is None:
+        group = self._group_of(target) if None in self._slots else None
+        if group is None:
             os.close(target.pidfd)
             return self._leave_out(
                 target.pid,
@@ -222,10 +257,12 @@ class Watch:
             )
         slot = self._slots.index(None)
         self._slots[slot] = target
+        self._seats[slot] = group
         self._unwatched.discard(target.pid)
         self._counter.assign(slot, group, target.namespaced or target.pid)
         self._adopt_waiting_threads(target, group)
-        return [f"watching process {target.pid} ({target.comm}, mode {target.mode})"]
+        mode = "mode not yet known" if group in self._starting else f"mode {target.mode}"
+        return [f"watching process {target.pid} ({target.comm}, {mode})"]
 
     def _adopt_waiting_threads(self, target: Target, group: int) -> None:
         """Show the waits that last now, and their time; no count needs it: their returns are seen.
@@ -247,29 +284,82 @@ class Watch:
                 self._counter.adopt(thread, tid)
 
     def _group_of(self, target: Target) -> int | None:
+        """Return the kernel group for *target*, or None: no room."""
         label = Label(target.mode, target.comm)
-        if label not in self._labels:
-            if len(self._labels) == self._most_groups:
+        if target.is_starting and None in self._labels:
+            group = self._labels.index(None)
+            self._labels[group] = label
+            self._starting[group] = time.monotonic() + STARTING_SECONDS
+            return group
+        if label not in self._homes:
+            if None not in self._labels:
                 return None
-            self._labels.append(label)
-        return self._labels.index(label)
+            self._homes[label] = self._labels.index(None)
+            self._labels[self._homes[label]] = label
+        return self._homes[label]
 
-    def _group(self, rows: MapRows, index: int) -> Group:
-        label = self._labels[index]
-        counts = decode_group(rows, index, self._names)
-        blocked = counts.blocked_ns + self._carried_ns[index]
-        self._blocked_ns[index] = max(blocked, self._blocked_ns[index])
+    def _seat(self, slot: int, group: int) -> None:
+        self._counter.regroup(slot, group)
+        self._seats[slot] = group
+
+    def _show(self, group: int) -> None:
+        """Let the counts of *group* be seen, under its label from now on."""
+        label = self._labels[group]
+        if self._starting.pop(group, None) is not None and label is not None:
+            self._homes.setdefault(label, group)
+
+    def _stop_hiding(self) -> None:
+        for group, until in list(self._starting.items()):
+            if time.monotonic() > until:
+                self._show(group)
+
+    def _send_home(self) -> None:
+        """Have nobody count into the further groups of a label."""
+        for group, label in enumerate(self._labels):
+            if label is None or group in self._starting or self._homes[label] == group:
+                continue
+            for slot, target in enumerate(self._slots):
+                if target is not None and self._seats[slot] == group:
+                    self._seat(slot, self._homes[label])
+            self._emptying.add(group)
+
+    def _empty_groups(self) -> None:
+        """Keep what is in the groups that were left at the last refresh, and free them.
+
+        Not sooner: a program that had begun before the targets left may still add a count.
+        """
+        for group in self._emptying:
+            label = self._labels[group]
+            assert label is not None
+            rows = self._counter.read()
+            self._kept = add(self._kept, move(rows, group, self._homes[label]))
+            self._counter.clear(group)
+            self._labels[group] = None
+        self._emptying.clear()
+
+    def _group(self, rows: MapRows, label: Label) -> Group:
+        groups = [
+            group
+            for group, its in enumerate(self._labels)
+            if its == label and group not in self._starting
+        ]
+        counts = decode_group(rows, groups, self._names)
+        blocked = counts.blocked_ns + self._carried_ns[label]
+        self._blocked_ns[label] = max(blocked, self._blocked_ns[label])
         return Group(
             label=label,
             pids=tuple(
                 target.pid
-                for target in self.targets
-                if Label(target.mode, target.comm) == label and target.is_alive()
+                for target, seat in zip(self._slots, self._seats, strict=True)
+                if target is not None
+                and Label(target.mode, target.comm) == label
+                and seat not in self._starting
+                and target.is_alive()
             ),
             counts=replace(
                 counts,
-                blocked_ns=self._blocked_ns[index],
-                loop_ns=counts.loop_ns + self._lived_ns[index],
+                blocked_ns=self._blocked_ns[label],
+                loop_ns=counts.loop_ns + self._lived_ns[label],
             ),
         )
 
@@ -284,5 +374,5 @@ class Watch:
         return tuple(
             comm
             for comm in self._wanted.comms
-            if not any(Wanted(comms=(comm,)).names(label.comm) for label in self._labels)
+            if not any(Wanted(comms=(comm,)).names(label.comm) for label in self._homes)
         )

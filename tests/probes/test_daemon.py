@@ -48,17 +48,26 @@ Counts = dict[str, float]
 class Daemon:
     """One etltd and the clients that talk to it."""
 
-    def __init__(self, mode: str, *options: str, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        mode: str,
+        *,
+        prefix: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, "-m", "etltd"),
+        at_start: Callable[[], object] = lambda: None,
+        **environment: str,
+    ) -> None:
         self.process = subprocess.Popen(
             [
-                *prefix,
-                *(sys.executable, "-m", "etltd", "--mode", mode, "--port", "0"),
-                *("--metrics-port", "0", "--log-format", "json", *options),
+                *(*prefix, *command, "--mode", mode, "--port", "0"),
+                *("--metrics-port", "0", "--log-format", "json"),
             ],
             stderr=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
+            env=os.environ | environment,
         )
+        at_start()
         assert self.process.stderr is not None
         told = next(
             line
@@ -424,3 +433,55 @@ def test_the_counts_are_equal_before_and_after_a_restart(
         assert since(after_kernel, before_kernel) == since(after_daemon, before_daemon)
         assert all(before_kernel[name] >= count for name, count in last.items())
         last = after_kernel
+
+
+LATE = "import os; open(os.environ['ETLT_TEST_GATE']).read()"
+IN_THE_LOOP = (
+    *("waits", "wakeups", "waits without an event", "events", "bytes received", "bytes sent"),
+    *("epoll_wait", "accept4", "recvfrom", "sendto", "sendmsg"),
+)
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_a_daemon_is_counted_under_its_mode_from_before_it_has_named_itself(
+    mode: str, pid_namespace: tuple[str, ...], exporter: Callable[..., Exporter], tmp_path: Path
+) -> None:
+    """Started as `etltd`, it had up to half a second of traffic booked under no mode, every time.
+
+    Python runs sitecustomize first: there the daemon waits until the probe has noticed it.
+    """
+    (tmp_path / "sitecustomize.py").write_text(LATE)
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    probe = exporter("--comm", "etltd", prefix=pid_namespace)
+
+    def notice() -> None:
+        with gate.open("w"):
+            probe.wait_for(r"watching process \d+ \(etltd, mode not yet known\)")
+            assert total(read_samples(probe.url), "etlt_probe_loop_threads") == 0
+
+    before = by_kernel(read_samples(probe.url))
+    for life in range(3):
+        daemon = Daemon(
+            mode,
+            prefix=pid_namespace,
+            command=(str(Path(sys.executable).with_name("etltd")),),
+            at_start=notice,
+            PYTHONPATH=str(tmp_path),
+            ETLT_TEST_GATE=str(gate),
+        )
+        try:
+            talk(daemon)
+            probe.wait_for(f"now calls itself etltd-{mode}")
+            kernel, own = at_a_quiet_moment(daemon, probe)
+            samples = read_samples(probe.url)
+        finally:
+            daemon.stop()
+        counted = {name: kernel[name] - before.get(name, 0) for name in IN_THE_LOOP}
+        assert (life, counted) == (life, {name: own[name] for name in IN_THE_LOOP})
+        assert {by["mode"] for name, by, _ in samples if name == "etlt_probe_syscalls_total"} == {
+            mode
+        }
+        probe.wait_for("has exited")
+        before = by_kernel(read_samples(probe.url))
+        assert all(before[name] >= kernel[name] for name in kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from ebpf.decode import (
     Histogram,
     MapRows,
     ThreadRow,
+    add,
     decode_group,
     error_name,
+    move,
     upper_edge,
 )
 
@@ -168,3 +171,20 @@ def test_the_epoll_numbers_and_their_names_agree(machine: str) -> None:
     ):
         if (number := getattr(numbers, call)) != NO_SUCH_CALL:
             assert names[number] == call
+
+
+def test_what_is_kept_of_a_group_that_is_no_more_still_counts(recorded: dict[str, Any]) -> None:
+    """A restarted daemon counts into a group of its own until it has a name; nothing is lost."""
+    read = MapRows.from_json(recorded["rows"])
+    once, kept = decode_group(read, 0, NAMES), move(read, 0, 1)
+    both = {**read.loops, 1: [[0] * len(read.loops[0][0])]}
+    twice = decode_group(add(replace(read, loops=both), kept), (0, 1), NAMES)
+
+    assert {name: call.calls for name, call in twice.calls.items()} == {
+        name: 2 * call.calls for name, call in once.calls.items()
+    }
+    assert twice.calls["recvfrom"].errors == {
+        name: 2 * count for name, count in once.calls["recvfrom"].errors.items()
+    }
+    assert twice.outcomes == {name: 2 * count for name, count in once.outcomes.items()}
+    assert decode_group(add(read, kept), 1, NAMES).outcomes == once.outcomes

@@ -55,6 +55,9 @@ class Table:
     def forget_threads(self, tgid: int) -> None:
         self.asleep = {tid: row for tid, row in self.asleep.items() if row.tgid != tgid}
 
+    def clear(self, group: int) -> None:
+        raise AssertionError
+
     def threads(self) -> dict[int, ThreadRow]:
         return self.asleep
 
