@@ -57,9 +57,13 @@ if [ ! -x .venv/bin/python ]; then
 fi
 install_python_packages .venv "$lock" -e
 
-if ! .venv/bin/python -c 'import bcc' 2>/dev/null; then
+has_bcc() { .venv/bin/python -c 'import bcc; bcc.BPF' 2>/dev/null; } # PyPI's bcc has no BPF
+
+if ! has_bcc; then
   apt_install "the kernel's witness (eBPF probe)" python3-bpfcc ||
     say "going on without the eBPF probe"
+  has_bcc || say "the eBPF probe will not run: .venv is of $("$python" --version) and does not find" \
+    "BCC; it must be made of the /usr/bin/python3 that python3-bpfcc belongs to, without PyPI's bcc"
 fi
 if [ "$kind" = dev ]; then
   [ -x .venv/bin/promtool ] && [ -x .venv/bin/prometheus ] || unpack_prometheus ||

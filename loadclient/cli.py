@@ -117,10 +117,10 @@ def demo(*, options: DemoOptions = DEMO_DEFAULTS) -> int:
     Every option is also an environment variable (LOADCLIENT_CONNS) and a key of the file.
 
     Exit codes: 0 every message of both runs is accounted for; 1 the daemon or the load did not
-    start; 2 usage; 4 a run is invalid; 130 interrupted.
+    start; 2 usage; 4 a run is invalid, or the witnesses disagree; 130 interrupted.
     """
     prepare(options)
-    results = []
+    results, agree = [], True
     for mode in MODES:
         result = measure(mode, options)
         results.append(result)
@@ -128,8 +128,8 @@ def demo(*, options: DemoOptions = DEMO_DEFAULTS) -> int:
             break
     print_table(results)
     if not any(result.interrupted for result in results):
-        print_witnesses([question(mode, options) for mode in MODES])
-    return max(exit_code(result) for result in results)
+        agree = print_witnesses([question(mode, options) for mode in MODES])
+    return demo_exit_code(results, agree=agree)
 
 
 @app.command
@@ -212,6 +212,11 @@ def exit_code(result: RunResult) -> int:
     if not all(threshold.holds for threshold in result.thresholds):
         return EXIT_THRESHOLD
     return EXIT_OK
+
+
+def demo_exit_code(results: list[RunResult], *, agree: bool) -> int:
+    """Return what a finished demonstration tells the shell."""
+    return max([EXIT_OK if agree else EXIT_INVALID, *map(exit_code, results)])
 
 
 def _serve_metrics(options: Options) -> LiveMetrics | None:

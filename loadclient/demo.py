@@ -199,8 +199,8 @@ def conclusion(results: list[RunResult]) -> str:
     return f"{EVERYTHING if whole else NOT_EVERYTHING} {CAVEAT}"
 
 
-def print_witnesses(all_accounts: list[Accounts]) -> None:
-    """Print what client, daemon and kernel counted, side by side, and where they disagree."""
+def print_witnesses(all_accounts: list[Accounts]) -> bool:
+    """Print what client, daemon and kernel counted, side by side; tell whether nobody disagrees."""
     console = _console()
     table = Table(title="Three witnesses of a short run in each mode")
     table.add_column("counted")
@@ -213,8 +213,10 @@ def print_witnesses(all_accounts: list[Accounts]) -> None:
     console.print(table)
     for sentence in dict.fromkeys(d.unavailable for d in all_accounts if d.unavailable):
         console.print(f"The kernel's witness is missing. {sentence}")
-    if any(row.agrees is False for accounts in all_accounts for row in accounts.quantities):
+    agree = all(row.agrees is not False for one in all_accounts for row in one.quantities)
+    if not agree:
         console.print("The witnesses DISAGREE: do not believe these counts.")
+    return agree
 
 
 def _cells(row: Quantity) -> tuple[str, str, str, str]:

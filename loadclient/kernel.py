@@ -48,9 +48,12 @@ class KernelWitness:
             start_new_session=True,  # Ctrl-C is for us; the probe ends when we say so
         )
         assert self._process.stderr is not None  # noqa: S101 - for the type checker
-        said = self._process.stderr.readline().strip()
-        if "watching" not in said:
-            self.unavailable = said or "it said nothing"
+        said = ""
+        for line in self._process.stderr:  # Python may have warned of something first
+            if "watching" in line:
+                return self
+            said = line.strip() or said
+        self.unavailable = said or "it said nothing"
         return self
 
     def __exit__(

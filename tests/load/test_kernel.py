@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from loadclient.cli import demo_exit_code
 from loadclient.demo import DemoOptions, print_witnesses, question
 from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel
 
@@ -35,6 +37,22 @@ def test_a_probe_that_cannot_watch_says_why_in_one_sentence() -> None:
     assert "\n" not in witness.unavailable
 
 
+@pytest.mark.kernel
+def test_a_warning_is_not_the_probes_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever Python has to say at its start, the witness is there."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; print('a warning', file=sys.stderr)")
+    with subprocess.Popen(["sleep", "600"]) as process:
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        with KernelWitness(process.pid) as witness:
+            pass
+        process.kill()
+
+    assert witness.unavailable == ""
+    assert witness.report is not None
+
+
 def test_without_a_probe_the_daemon_speaks_alone() -> None:
     rows = of_the_kernel({"epoll_wakeups_total": 3}, None)
 
@@ -45,8 +63,10 @@ def test_without_a_probe_the_daemon_speaks_alone() -> None:
 
 def test_a_disagreement_is_said_in_so_many_words(capsys: pytest.CaptureFixture[str]) -> None:
     """A table of numbers alone would let one pass."""
-    print_witnesses([Accounts("lt", [Quantity("wakeups", daemon=3, kernel=4)])])
+    agree = print_witnesses([Accounts("lt", [Quantity("wakeups", daemon=3, kernel=4)])])
 
     said = capsys.readouterr().out
+    assert demo_exit_code([], agree=agree) == 4
+    assert demo_exit_code([], agree=print_witnesses([])) == 0
     assert "NO" in said
     assert "DISAGREE" in said
