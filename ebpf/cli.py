@@ -28,10 +28,11 @@ from rich.console import Console
 from ebpf import manager, preflight, report, syscalls, targets
 from ebpf.collector import ProbeCollector
 from ebpf.config import Config
+from ebpf.doubts import doubts
 from ebpf.errors import Refused
 from ebpf.loader import GROUPS, TARGETS, Build, Probe, source
 from ebpf.sampling import RunTimeSampler
-from ebpf.watch import Watch
+from ebpf.watch import Snapshot, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -164,12 +165,23 @@ def _once(config: Config, watch: Watch) -> int:
     watch.stop_counting()
     seconds = time.monotonic() - started
     snapshot = watch.snapshot()
+    # Whoever reads has read enough; rich says so by SystemExit.
+    with suppress(BrokenPipeError, SystemExit):
+        _print(config, snapshot, seconds)
+    return DONE
+
+
+def _print(config: Config, snapshot: Snapshot, seconds: float) -> None:
     if config.json:
         print(json.dumps(report.as_json(snapshot, seconds, lite=config.lite), indent=2))
     else:
         width = None if sys.stdout.isatty() else TABLE_COLUMNS
         report.print_table(snapshot, seconds, Console(width=width), lite=config.lite)
-    return DONE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
+        raise
 
 
 def _nobody(config: Config) -> Refused:
@@ -183,7 +195,8 @@ def _nobody(config: Config) -> Refused:
 
 def _serve(config: Config, watch: Watch) -> int:
     registry = CollectorRegistry()
-    registry.register(ProbeCollector(watch.snapshot, lite=config.lite, stats=config.stats))
+    snapshot = _saying_doubts(watch)
+    registry.register(ProbeCollector(snapshot, lite=config.lite, stats=config.stats))
     try:
         server, thread = start_http_server(config.port, config.host, registry)
     except OSError as error:
@@ -210,6 +223,21 @@ def _serve(config: Config, watch: Watch) -> int:
 def _tell_manager(*lines: str) -> None:
     if error := manager.tell(os.environ, *lines):
         _say(f"cannot notify the service manager: {error.strerror}")
+
+
+def _saying_doubts(watch: Watch) -> Callable[[], Snapshot]:
+    """Return the watch's `snapshot` that says each reason for doubt once, when it first arises."""
+    said = {"unseen"}  # not said: it holds for every idle server in a container, and passes
+
+    def snapshot() -> Snapshot:
+        taken = watch.snapshot()
+        for doubt in doubts(taken):
+            if doubt.reason not in said:
+                said.add(doubt.reason)
+                _say(f"incomplete: {doubt.sentence}")
+        return taken
+
+    return snapshot
 
 
 def _authority(host: str, port: int) -> str:

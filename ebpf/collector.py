@@ -19,6 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from ebpf.decode import DIRECTIONS, IO_CALLS, Histogram
+from ebpf.doubts import REASONS, doubts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,7 @@ class ProbeCollector:
         yield from _epoll(snapshot.groups)
         yield from _tasks(snapshot.groups)
         yield from _targets(snapshot)
+        yield _doubts(snapshot)
         yield from _own_health(snapshot, stats=self._stats)
         yield GaugeMetricFamily(
             "etlt_probe_collect_seconds",
@@ -200,6 +202,20 @@ def _targets(snapshot: Snapshot) -> Iterator[Metric]:
         "Processes that match but are not counted, for lack of room or of reach.",
         value=snapshot.unwatched,
     )
+
+
+def _doubts(snapshot: Snapshot) -> Metric:
+    family = GaugeMetricFamily(
+        "etlt_probe_doubts",
+        "How much speaks against the completeness of the counts, by reason; nought is complete.",
+        labels=["reason"],
+    )
+    found = dict.fromkeys(REASONS, 0)
+    for doubt in doubts(snapshot):
+        found[doubt.reason] += doubt.count
+    for reason, count in found.items():
+        family.add_metric([reason], count)
+    return family
 
 
 def _own_health(snapshot: Snapshot, *, stats: bool) -> Iterator[Metric]:

@@ -245,9 +245,15 @@ def add(rows: MapRows, kept: MapRows) -> MapRows:
     """Return *rows* with what was *kept* of groups that are no more, as if of further CPUs."""
     return MapRows(
         taken_ns=rows.taken_ns,
-        calls={k: [*rows.calls.get(k, ()), *kept.calls.get(k, ())] for k in rows.calls | kept.calls},
-        loops={k: [*rows.loops.get(k, ()), *kept.loops.get(k, ())] for k in rows.loops | kept.loops},
-        errors={k: rows.errors.get(k, 0) + kept.errors.get(k, 0) for k in rows.errors | kept.errors},
+        calls={
+            k: [*rows.calls.get(k, ()), *kept.calls.get(k, ())] for k in rows.calls | kept.calls
+        },
+        loops={
+            k: [*rows.loops.get(k, ()), *kept.loops.get(k, ())] for k in rows.loops | kept.loops
+        },
+        errors={
+            k: rows.errors.get(k, 0) + kept.errors.get(k, 0) for k in rows.errors | kept.errors
+        },
         threads=rows.threads,
     )
 

@@ -161,12 +161,16 @@ class Probe:
 
     def forget_threads(self, tgid: int) -> None:
         """Drop the thread records of a process that is gone; exit_group(2) leaves them behind."""
-        table = self._table("threads")
         self._last_groups.pop(tgid, None)
         for tid, thread in self._known_threads():
             if thread.tgid == tgid:
-                with suppress(KeyError):
-                    del table[table.Key(tid)]
+                self.forget_thread(tid)
+
+    def forget_thread(self, tid: int) -> None:
+        """Drop the record of a thread that is gone; another thread's execve(2) leaves it behind."""
+        table = self._table("threads")
+        with suppress(KeyError):
+            del table[table.Key(tid)]
 
     def threads(self) -> dict[int, ThreadRow]:
         """Return what every known thread is doing, by its tid.

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebpf.decode import CallCounts, GroupCounts, upper_edge
+from ebpf.doubts import doubts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ def as_json(snapshot: Snapshot, seconds: float, *, lite: bool) -> dict[str, Any]
         "elapsed_seconds": seconds,
         "lite": lite,
         "complete": not any(doubts(snapshot)),
-        "doubts": list(doubts(snapshot)),
+        "doubts": [doubt.sentence for doubt in doubts(snapshot)],
         "programs": {
             name: {"missed": program.missed, "runs": program.runs, "run_ns": program.run_ns}
             for name, program in snapshot.programs.items()
@@ -87,30 +88,6 @@ def _slots_json(slots: tuple[int, ...]) -> list[list[int | None]]:
     return [[upper_edge(k) if k < last else None, n] for k, n in enumerate(slots) if n]
 
 
-def doubts(snapshot: Snapshot) -> Iterator[str]:
-    """Yield a sentence for every reason why the counts may be too low."""
-    missed = sum(program.missed for program in snapshot.programs.values())
-    if missed:
-        yield f"{missed} runs were missed by the kernel: counts are low by at most {missed}"
-    for group in snapshot.groups:
-        if group.counts.untracked:
-            yield f"{group.counts.untracked} calls of {group.label.comm} could not be counted"
-        if group.counts.unnamed_errors:
-            yield (
-                f"{group.counts.unnamed_errors} errors of {group.label.comm} have no errno: "
-                "the table of errors was full"
-            )
-    if snapshot.unwatched:
-        yield f"{snapshot.unwatched} matching processes were not counted, for lack of room or of reach"
-    if snapshot.misnamed:
-        yield (
-            f"{snapshot.misnamed} processes are counted under a name they had before, "
-            "for lack of room"
-        )
-    for pid in snapshot.unseen:
-        yield f"process {pid} made no system call meanwhile: idle, or in another pid namespace"
-
-
 def print_table(snapshot: Snapshot, seconds: float, console: Console, *, lite: bool) -> None:
     """Print the run."""
     for group in snapshot.groups:
@@ -118,10 +95,10 @@ def print_table(snapshot: Snapshot, seconds: float, console: Console, *, lite: b
         console.print()
     for sentence in _price(snapshot):
         console.print(sentence, style="dim", highlight=False)
-    sentences = list(doubts(snapshot))
-    for sentence in sentences:
-        console.print(f"incomplete: {sentence}", style="bold red", highlight=False)
-    if not sentences:
+    found = list(doubts(snapshot))
+    for doubt in found:
+        console.print(f"incomplete: {doubt.sentence}", style="bold red", highlight=False)
+    if not found:
         console.print("complete: no run of the probe was missed, no call untracked", style="green")
 
 

@@ -23,6 +23,7 @@ FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, linux/proc_ns.h
 MODES = {"etltd-et": "et", "etltd-lt": "lt"}
 STARTING = "etltd"  # the console script, from exec(2) until the daemon names itself
 PF_KTHREAD = 0x00200000
+ELF_32_BIT = b"\x7fELF\x01"  # EI_MAG, EI_CLASS; elf(5)
 COMM_BYTES = 15  # TASK_COMM_LEN less the terminator; the kernel cuts longer names
 
 
@@ -139,6 +140,23 @@ def is_kernel_thread(pid: int, proc: Path = PROC) -> bool:
     return bool(int(fields[6]) & PF_KTHREAD)
 
 
+def refuse_other_interface(pid: int, proc: Path = PROC) -> None:
+    """Raise Refused for a 32-bit program: its system calls have numbers of their own.
+
+    Where its file may not be read, nothing is known and nothing is said.
+    """
+    try:
+        with (proc / str(pid) / "exe").open("rb") as program:
+            magic = program.read(5)
+    except OSError:
+        return
+    if magic == ELF_32_BIT:
+        raise Refused(
+            f"process {pid} is a 32-bit program, whose system calls have other numbers than this "
+            "machine's: run a 64-bit build of it"
+        )
+
+
 def open_target(pid: int, proc: Path = PROC) -> Target | None:
     """Take hold of process *pid*; None if it is gone."""
     try:
@@ -146,6 +164,7 @@ def open_target(pid: int, proc: Path = PROC) -> Target | None:
     except ProcessLookupError:
         return None
     try:
+        refuse_other_interface(pid, proc)
         target = Target(pid, read_comm(pid, proc), pidfd, locate(pid, proc))
     except (FileNotFoundError, ProcessLookupError):  # ENOENT, or ESRCH once the file was open
         target = None
@@ -183,6 +202,15 @@ def calls_in_progress(target: Target, proc: Path = PROC) -> Iterator[tuple[int, 
             yield int(task.name), int(number)
 
 
+def _options(proc: Path) -> str:
+    """Return the options *proc* is mounted with; none if that is not known."""
+    try:
+        mounts = (proc / "self/mounts").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((m.split()[3] for m in reversed(mounts) if m.split()[1] == str(proc)), "")
+
+
 def check_pids(wanted: Wanted, proc: Path = PROC) -> None:
     """Raise Refused for a pid that cannot be watched."""
     for pid in wanted.pids:
@@ -192,6 +220,11 @@ def check_pids(wanted: Wanted, proc: Path = PROC) -> None:
                 '(docker run --pid container:NAME; compose: pid: "service:NAME")'
             )
         if not (proc / str(pid)).exists():
+            if "hidepid" in _options(proc):
+                raise Refused(
+                    f"no process {pid} is to be seen here, where /proc hides other users' "
+                    "processes (hidepid): run as its user or as root, or add CAP_SYS_PTRACE"
+                )
             raise Refused(
                 f"no process {pid} here: the probe must share the target's pid namespace "
                 '(docker run --pid container:NAME; compose: pid: "service:NAME") or the host\'s '
@@ -199,5 +232,14 @@ def check_pids(wanted: Wanted, proc: Path = PROC) -> None:
             )
         if (leader := process_of(pid, proc)) != pid:
             raise Refused(f"{pid} is a thread of process {leader}: --pid {leader}")
+        try:
+            read_comm(pid, proc)
+        except PermissionError:
+            raise Refused(
+                f"/proc/{pid} may not be read (hidepid): run as its user or as root, or add "
+                "CAP_SYS_PTRACE"
+            ) from None
+        except OSError:  # it has just ended; that is said later
+            continue
         if is_kernel_thread(pid, proc):
             raise Refused(f"{pid} is a thread of the kernel, which makes no system calls")

@@ -25,7 +25,6 @@ from ebpf.decode import (
     MapRows,
     ThreadRow,
     add,
-    blocked_now,
     decode_group,
     lived,
     move,
@@ -52,6 +51,7 @@ class Counter(Protocol):
     def is_found(self, slot: int) -> bool: ...  # noqa: D102
     def adopt(self, thread: ThreadRow, tid: int) -> None: ...  # noqa: D102
     def forget_threads(self, tgid: int) -> None: ...  # noqa: D102
+    def forget_thread(self, tid: int) -> None: ...  # noqa: D102
     def clear(self, group: int) -> None: ...  # noqa: D102
     def threads(self) -> dict[int, ThreadRow]: ...  # noqa: D102
     def read(self) -> MapRows: ...  # noqa: D102
@@ -84,6 +84,7 @@ class Snapshot:
     programs: Mapping[str, ProgramInfo]
     unwatched: int  # processes that match but are not counted: no room, or out of reach
     misnamed: int  # processes counted under an older name, for lack of room
+    late: int  # processes that began before they were noticed, after the first look
     unseen: tuple[int, ...]  # pids the kernel side has not met in a system call
     read_seconds: float
 
@@ -116,8 +117,9 @@ class Watch:
         self._pids_to_open = list(wanted.pids)
         self._unseen_at_stop: tuple[int, ...] | None = None
         self._unwatched: set[int] = set()
+        self._has_looked = False
+        self._late = 0
         self._misnamed: set[int] = set()
-        self._carried_ns: Counts[Label] = Counts()  # slept by targets killed in their sleep
         self._lived_ns: Counts[Label] = Counts()  # by the loop threads their process took with it
         self._blocked_ns: Counts[Label] = Counts()  # last told, so that it never falls
 
@@ -133,12 +135,14 @@ class Watch:
             changes = [*self._drop_exited(), *self._follow_names(), *self._admit_new()]
             self._stop_hiding()
             self._send_home()
+            self._has_looked = True
             return changes
 
     def snapshot(self) -> Snapshot:
         """Read all counts."""
         with self._lock:
             started = time.perf_counter()
+            self._drop_dead_threads()
             rows = add(self._counter.read(), self._kept)
             groups = tuple(self._group(rows, label) for label in self._homes)
             return Snapshot(
@@ -147,6 +151,7 @@ class Watch:
                 programs=self._counter.programs(),
                 unwatched=len(self._unwatched),
                 misnamed=len(self._misnamed),
+                late=self._late,
                 unseen=self._unseen() if self._unseen_at_stop is None else self._unseen_at_stop,
                 read_seconds=time.perf_counter() - started,
             )
@@ -174,7 +179,8 @@ class Watch:
                 continue
             tgid = self._counter.release(slot)
             self._show(self._seats[slot])
-            self._carry(tgid, Label(target.mode, target.comm))
+            threads = [row for row in self._counter.threads().values() if row.tgid == tgid]
+            self._keep_time(threads, Label(target.mode, target.comm))
             self._counter.forget_threads(tgid)
             os.close(target.pidfd)
             self._slots[slot] = None
@@ -182,11 +188,34 @@ class Watch:
             gone.append(f"process {target.pid} ({target.comm}) has exited")
         return gone
 
-    def _carry(self, tgid: int, label: Label) -> None:
-        """Keep the times of threads that ended without a call of their own: nobody added them."""
+    def _drop_dead_threads(self) -> None:
+        """Drop the records of threads that another thread's execve(2) ended.
+
+        An exit drops its record before its directory goes: what is without one, and still there
+        when it is read again, has not exited. In a pid namespace the numbers are not to be seen.
+        """
+        known = self._counter.threads()
+        for target, seat in zip(self._slots, self._seats, strict=True):
+            label = self._labels[seat]
+            if target is None or target.namespaced or label is None:
+                continue
+            tids = {tid for tid, row in known.items() if row.tgid == target.pid}
+            dead = tids - {int(task.name) for task in targets.tasks(target.pid, self._proc)}
+            if dead and target.is_alive():
+                self._forget(dead, label)
+
+    def _forget(self, dead: set[int], label: Label) -> None:
+        left = {tid: row for tid, row in self._counter.threads().items() if tid in dead}
+        for tid in left:
+            self._counter.forget_thread(tid)
+        self._keep_time([row for row in left.values() if row.is_loop], label)
+
+    def _keep_time(self, threads: list[ThreadRow], label: Label) -> None:
+        """Keep how long threads lived that ended without a call of their own: nobody added it.
+
+        Their time blocked is counted: a wait returns also to a thread that is being killed.
+        """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-        threads = [row for row in self._counter.threads().values() if row.tgid == tgid]
-        self._carried_ns[label] += blocked_now(threads, now, self._names)
         self._lived_ns[label] += lived(threads, now)
 
     def _follow_names(self) -> list[str]:
@@ -213,10 +242,8 @@ class Watch:
             return []
         else:
             self._misnamed.add(target.pid)
-            return [
-                f"process {target.pid} now calls itself {comm} but is still counted as "
-                f"{target.comm}: no room for more names"
-            ]
+            was = f"is still counted as {target.comm}: no room for more names"
+            return [f"process {target.pid} now calls itself {comm} but {was}"]
         self._slots[slot] = renamed
         return [f"process {target.pid} now calls itself {comm} (mode {renamed.mode})"]
 
@@ -261,7 +288,9 @@ class Watch:
         self._unwatched.discard(target.pid)
         self._counter.assign(slot, group, target.namespaced or target.pid)
         self._adopt_waiting_threads(target, group)
-        mode = "mode not yet known" if group in self._starting else f"mode {target.mode}"
+        is_starting = group in self._starting  # such a one has not waited yet
+        self._late += self._has_looked and not is_starting
+        mode = "mode not yet known" if is_starting else f"mode {target.mode}"
         return [f"watching process {target.pid} ({target.comm}, {mode})"]
 
     def _adopt_waiting_threads(self, target: Target, group: int) -> None:
@@ -330,7 +359,7 @@ class Watch:
         """
         for group in self._emptying:
             label = self._labels[group]
-            assert label is not None
+            assert label is not None  # noqa: S101 - for the type checker
             rows = self._counter.read()
             self._kept = add(self._kept, move(rows, group, self._homes[label]))
             self._counter.clear(group)
@@ -344,8 +373,7 @@ class Watch:
             if its == label and group not in self._starting
         ]
         counts = decode_group(rows, groups, self._names)
-        blocked = counts.blocked_ns + self._carried_ns[label]
-        self._blocked_ns[label] = max(blocked, self._blocked_ns[label])
+        self._blocked_ns[label] = max(counts.blocked_ns, self._blocked_ns[label])
         return Group(
             label=label,
             pids=tuple(

@@ -207,6 +207,31 @@ def test_once_prints_a_table_and_json_of_the_same_run(workload: Callable[..., An
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_a_reader_that_has_gone_is_no_traceback(
+    form: tuple[str, ...], workload: Callable[..., Any]
+) -> None:
+    """As in `etlt-probe --once | head -1`."""
+    target = workload("et", rounds=11)
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run(
+            [*PROBE, "--once", "--pid", str(target.pid), "--duration", "0.1", *form],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+        )
+    finally:
+        os.close(writing)
+
+    assert (result.returncode, "Traceback" in result.stderr) == (0, False)
+    assert "Exception" not in result.stderr
+
+
+@pytest.mark.kernel
 def test_once_ends_when_its_target_does(workload: Callable[..., Any]) -> None:
     """Ten minutes of counting nothing help nobody."""
     target = workload("et", rounds=11)

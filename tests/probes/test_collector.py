@@ -17,8 +17,9 @@ from rich.console import Console
 from ebpf import syscalls
 from ebpf.collector import DURATION_SLOTS, EVENT_SLOTS, ProbeCollector
 from ebpf.decode import IO_CALLS, CallCounts, Histogram, MapRows, decode_group, upper_edge
+from ebpf.doubts import REASONS, doubts
 from ebpf.kernel import ProgramInfo
-from ebpf.report import as_json, doubts, print_table
+from ebpf.report import as_json, print_table
 from ebpf.watch import Group, Label, Snapshot
 
 ET = {"mode": "et", "comm": "etltd-et"}
@@ -48,6 +49,7 @@ OF_THE_PROBE = {
     "etlt_probe_bpf_runs_total": {"program"},
     "etlt_probe_bpf_run_seconds_total": {"program"},
     "etlt_probe_targets_unwatched": set(),
+    "etlt_probe_doubts": {"reason"},
     "etlt_probe_collect_seconds": set(),
 }
 
@@ -65,6 +67,7 @@ def snapshot() -> Snapshot:
         programs={"sys_enter": ProgramInfo(runs=2, run_ns=300, missed=0)},
         unwatched=0,
         misnamed=0,
+        late=0,
         unseen=(),
         read_seconds=0.001,
     )
@@ -186,14 +189,20 @@ def test_registering_does_not_read_the_maps() -> None:
 
 def test_a_report_says_why_its_counts_may_be_low(snapshot: Snapshot) -> None:
     missed = {"sys_exit": ProgramInfo(runs=0, run_ns=0, missed=3)}
-    low = replace(snapshot, programs=missed, unwatched=2, misnamed=7, unseen=(11,))
-    close = CallCounts("close", 0, {"EBADF": 2, "unknown": 6}, Histogram((8,), 0))
+    low = replace(snapshot, programs=missed, unwatched=2, misnamed=7, late=4, unseen=(11,))
+    close = CallCounts("close", 0, {"EBADF": 2, "unknown": 6}, Histogram((8, *[0] * 37), 0))
     counts = replace(low.groups[0].counts, untracked=5, calls={"close": close})
     low = replace(low, groups=(replace(low.groups[0], counts=counts),))
 
     assert list(doubts(snapshot)) == []
-    assert [sentence.split()[0] for sentence in doubts(low)] == ["3", "5", "6", "2", "7", "process"]
+    assert [doubt.sentence.split()[0] for doubt in doubts(low)] == [
+        *("3", "5", "6", "2", "7", "4", "process"),
+    ]
     assert as_json(low, 1, lite=False)["complete"] is False
+    made = registry(low)
+    assert {
+        reason: made.get_sample_value("etlt_probe_doubts", {"reason": reason}) for reason in REASONS
+    } == dict(zip(REASONS, (3, 5, 6, 2, 7, 4, 1), strict=True))
 
 
 def test_the_table_shows_every_count_unrounded(snapshot: Snapshot) -> None:

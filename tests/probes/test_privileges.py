@@ -230,6 +230,29 @@ def test_the_wait_in_progress_and_its_tick_are_counted_without_a_look_at_the_thr
     }
 
 
+@pytest.mark.parametrize(
+    ("hidepid", "said"),
+    [("1", "may not be read (hidepid)"), ("2", "where /proc hides other users' processes")],
+)
+def test_a_proc_that_hides_the_target_is_a_sentence(
+    hidepid: str, said: str, workload: Callable[..., Any]
+) -> None:
+    target = workload("lt", rounds=11)
+    hide = f"mount -t proc -o hidepid={hidepid} proc /proc;"
+    result = subprocess.run(
+        [*in_private_mounts(hide, *AS_NOBODY), *PROBE, "--once", "--pid", str(target.pid)],
+        env=unmeasured(),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        check=False,
+    )
+
+    assert result.returncode == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_a_tracefs_that_may_not_be_read_is_a_sentence(workload: Callable[..., Any]) -> None:
     target = workload("lt", rounds=11)
     command = (*PROBE, "--once", "--attach", "perf", "--pid", str(target.pid))

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,6 @@ from ebpf.targets import Target, Wanted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_process_that_ends_between_open_and_read_is_not_opened(
     process: subprocess.Popen[bytes], proc: Path
 ) -> None:
     """A file of /proc that was opened in time reads ESRCH, not ENOENT; it ended the exporter."""
-    with subprocess.Popen(["sleep", "600"]) as gone, open(f"/proc/{gone.pid}/comm") as name:
+    with subprocess.Popen(["sleep", "600"]) as gone, Path(f"/proc/{gone.pid}/comm").open() as name:
         gone.kill()
         gone.wait()
         (proc / str(process.pid)).mkdir()
@@ -163,3 +163,12 @@ def test_a_thread_that_leads_no_process_is_refused_with_the_process_it_belongs_t
         with pytest.raises(Refused, match=f"{tid} is a thread of process {os.getpid()}: --pid"):
             targets.check_pids(Wanted(pids=(tid,)))
         done.set()
+
+
+def test_a_32_bit_program_is_refused(process: subprocess.Popen[bytes], proc: Path) -> None:
+    """Its getpid would be shown as a writev of 19 MB."""
+    (proc / str(process.pid)).mkdir()
+    (proc / str(process.pid) / "exe").write_bytes(b"\x7fELF\x01\x01\x01")
+
+    with pytest.raises(Refused, match=r"is a 32-bit program, .*: run a 64-bit build of it"):
+        targets.open_target(process.pid, proc)

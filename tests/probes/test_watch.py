@@ -55,8 +55,11 @@ class Table:
     def forget_threads(self, tgid: int) -> None:
         self.asleep = {tid: row for tid, row in self.asleep.items() if row.tgid != tgid}
 
+    def forget_thread(self, tid: int) -> None:
+        del self.asleep[tid]
+
     def clear(self, group: int) -> None:
-        raise AssertionError
+        raise AssertionError(group)
 
     def threads(self) -> dict[int, ThreadRow]:
         return self.asleep
@@ -215,19 +218,37 @@ def test_a_name_that_nobody_has_borne_is_absent_not_forgotten() -> None:
     assert observed.snapshot().absent == ("etlt-nobody",)
 
 
-def test_time_blocked_never_falls_when_a_sleeper_is_killed(
+def test_a_process_noticed_after_the_first_look_is_a_doubt(
     named: Callable[[str], subprocess.Popen[bytes]],
 ) -> None:
-    table = Table()
-    process = named("etlt-server")
-    observed = watch(Wanted(pids=(process.pid,)), table)
+    """Eight short lives were counted from somewhere on, and the report said `complete`."""
+    observed = watch(Wanted(comms=("etlt-server", "etltd")), Table())
+    named("etlt-server")
     observed.refresh()
-    table.adopt(ThreadRow(1, 1, 232, process.pid, 0, slept=True, is_loop=True), process.pid)
-    end(process)
+    assert observed.snapshot().late == 0
+    named("etlt-server")
+    named("etltd")  # has not read its options, so it has not waited either
     observed.refresh()
 
-    assert table.asleep == {}
-    assert observed.snapshot().groups[0].counts.blocked_ns > SECOND  # since the machine started
+    assert observed.snapshot().late == 1
+    observed.close()
+
+
+def test_the_record_of_a_thread_that_is_no_more_is_dropped(
+    named: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    """execve(2) ends the other threads without a call of theirs: they were loop threads ever on."""
+    table, process = Table(), named("etlt-server")
+    observed = watch(Wanted(pids=(process.pid,)), table)
+    observed.refresh()
+    for tid in (process.pid, 4194304):
+        table.adopt(ThreadRow(1, 1, 0, process.pid, 0, slept=False, is_loop=True), tid)
+    (group,) = observed.snapshot().groups
+
+    assert set(table.asleep) == {process.pid}
+    assert group.counts.loop_threads == 1
+    assert group.counts.loop_ns > SECOND  # lived since the machine started
+    observed.close()
 
 
 def test_no_descriptor_is_left_behind(named: Callable[[str], subprocess.Popen[bytes]]) -> None:

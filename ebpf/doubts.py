@@ -1,0 +1,62 @@
+"""Why counts may be too low: `complete` means that none of these reasons holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ebpf.watch import Snapshot
+
+REASONS = (
+    "missed_runs",
+    "untracked_calls",
+    "unnamed_errors",
+    "unwatched",
+    "misnamed",
+    "late",
+    "unseen",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """One reason, how often it arose, and what that means."""
+
+    reason: str
+    count: int
+    sentence: str
+
+
+def doubts(snapshot: Snapshot) -> Iterator[Doubt]:
+    """Yield what speaks against these counts."""
+    missed = sum(program.missed for program in snapshot.programs.values())
+    if missed:
+        text = f"{missed} runs were missed by the kernel: counts are low by at most {missed}"
+        yield Doubt("missed_runs", missed, text)
+    for group in snapshot.groups:
+        comm, untracked = group.label.comm, group.counts.untracked
+        if untracked:
+            text = f"{untracked} calls of {comm} could not be counted"
+            yield Doubt("untracked_calls", untracked, text)
+        if unnamed := group.counts.unnamed_errors:
+            text = f"{unnamed} errors of {comm} have no errno: the table of errors was full"
+            yield Doubt("unnamed_errors", unnamed, text)
+    yield from _of_targets(snapshot)
+
+
+def _of_targets(snapshot: Snapshot) -> Iterator[Doubt]:
+    if count := snapshot.unwatched:
+        text = f"{count} matching processes were not counted, for lack of room or of reach"
+        yield Doubt("unwatched", count, text)
+    if count := snapshot.misnamed:
+        text = f"{count} processes are counted under a name they had before, for lack of room"
+        yield Doubt("misnamed", count, text)
+    if count := snapshot.late:
+        text = f"{count} processes were noticed up to 0.5 s late; what they did before is missing"
+        yield Doubt("late", count, text)
+    for pid in snapshot.unseen:
+        text = f"process {pid} made no system call meanwhile: idle, or in another pid namespace"
+        yield Doubt("unseen", 1, text)
