@@ -236,7 +236,7 @@ def move(rows: MapRows, group: int, to: int) -> MapRows:
         taken_ns=rows.taken_ns,
         calls={(to, nr): [_add_cpus(v)] for (owner, nr), v in rows.calls.items() if owner == group},
         loops={to: [_add_cpus(rows.loops[group])]},
-        errors={(to, *rest): n for (owner, *rest), n in rows.errors.items() if owner == group},
+        errors={(to, nr, code): n for (g, nr, code), n in rows.errors.items() if g == group},
         threads=(),
     )
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ebpf import syscalls
-from ebpf.decode import WAITS, CallCounts, Histogram
+from ebpf.decode import WAITS, CallCounts, Histogram, ThreadRow
+from ebpf.doubts import doubts
 from ebpf.loader import Build
 from ebpf.targets import Wanted
 from tests.probes.rig import syscall_of, wait_until
@@ -42,6 +43,8 @@ ERRORS = (
     ("read", "EAGAIN"),
 )
 
+THREADS = 8192  # of probe.bpf.c
+SECOND_LOOP_POLLS = 997  # of workload.py
 NO_CALLS = CallCounts("none", 0, {}, Histogram((), 0))
 
 
@@ -227,12 +230,20 @@ def strace_table(text: str) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_counts_equal_strace(
-    workload: Callable[..., Any], observe: Callable[..., Any], tmp_path: Path
+STRACED = ("epoll_wait", "epoll_ctl", "sendto", "sendmsg", "recvfrom", "accept4", "close")
+
+
+def failures(truth: dict[str, int], call: str) -> int:
+    return sum(truth.get(f"{name} {error}", 0) for name, error in ERRORS if name == call)
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_counts_equal_strace_and_the_workloads_own(
+    mode: str, workload: Callable[..., Any], observe: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """A third witness, which stops the server at every call and sees the same."""
+    """Three witnesses, threads included; one of them stops the server at every call."""
     strace = shutil.which("strace") or pytest.skip("strace is not installed")
-    target = workload("et", rounds=97, solo=True)
+    target = workload(mode, rounds=97)
     observation = observe(Wanted(pids=(target.pid,)))
     target.arm()
     table_file = tmp_path / "table"
@@ -244,22 +255,42 @@ def test_counts_equal_strace(
     assert tracer.stderr is not None
     assert "attached" in tracer.stderr.readline()
     before = observation.counts()
-    target.run()
+    truth = target.run()
     after = observation.counts()
     tracer.send_signal(signal.SIGINT)
     tracer.communicate()
     table = strace_table(table_file.read_text())
 
-    counted = {
-        name: (
-            call.calls - (earlier := before.calls.get(name, NO_CALLS)).calls,
-            sum(call.errors.values()) - sum(earlier.errors.values()),
-        )
-        for name, call in after.calls.items()
-    }
+    truth["epoll_ctl"] = truth["add"] + truth["mod"] + truth["del"]
+    for name in STRACED:
+        call, earlier = after.calls[name], before.calls.get(name, NO_CALLS)
+        errors = sum(call.errors.values()) - sum(earlier.errors.values())
+        counted = (call.calls - earlier.calls, errors)
+        assert (name, counted, table[name]) == (name, (truth[name], failures(truth, name)), counted)
 
-    for name in ("epoll_wait", "epoll_ctl", "sendto", "sendmsg", "recvfrom", "accept4", "close"):
-        assert (name, counted[name]) == (name, table[name])
+
+def test_a_full_thread_table_is_a_doubt_and_spares_the_threads_that_are_in_it(
+    workload: Callable[..., Any], observe: Callable[..., Any]
+) -> None:
+    """Nothing of the threads without a place is counted, and each of their calls is admitted."""
+    target = workload("et", rounds=97)
+    observation = observe(Wanted(pids=(target.pid,)))
+    target.arm()
+    before = observation.counts()
+    filler = ThreadRow(0, 0, 0, tgid=1, group=7, slept=False, is_loop=False)
+    for tid in range(2**22, 2**22 + THREADS):  # higher than any tid
+        observation.probe.adopt(filler, tid)
+    truth = target.run()
+    snapshot = observation.watch.snapshot()
+    (group,) = snapshot.groups
+    counted = difference(group.counts, before)
+
+    assert len(observation.probe.threads()) == THREADS
+    assert counted["epoll_wait"] == truth["epoll_wait"] - (2 * SECOND_LOOP_POLLS + 1)
+    assert counted["sendto"] == truth["sendto"] - SECOND_LOOP_POLLS
+    others = truth["other read"] + truth["other write"]
+    assert group.counts.untracked >= others + 4 * SECOND_LOOP_POLLS  # and their futexes
+    assert "untracked_calls" in {doubt.reason for doubt in doubts(snapshot)}
 
 
 def test_a_wait_that_lasts_when_the_probe_comes_is_counted_and_its_tick_too(
