@@ -1,0 +1,92 @@
+"""RESULTS.md says what its stored study says, and the printed command asks the same again."""
+
+from __future__ import annotations
+
+import lzma
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from loadclient.compare.design import plan
+from loadclient.compare.study import Kind, Study
+from loadclient.compare.studyfile import design_of
+
+if TYPE_CHECKING:
+    from loadclient.compare.study import CellReport
+
+HERE = Path(__file__).parents[3]
+RESULTS = HERE / "results"
+SPOKEN = {Kind.A_BETTER: "et better", Kind.B_BETTER: "lt better"}
+
+
+@pytest.fixture(scope="module")
+def study() -> Study:
+    return Study.from_json(lzma.decompress((RESULTS / "et-vs-lt.json.xz").read_bytes()).decode())
+
+
+def rows(title: str) -> list[list[str]]:
+    """Return the rows of the table under a heading, without its head."""
+    section = (HERE / "RESULTS.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")]
+    return [[word.strip() for word in line.strip("| ").split(" | ")] for line in lines[1:]]
+
+
+def interval(report: CellReport, outcome: str) -> str:
+    (effect,) = (one for one in report.effects if one.outcome == outcome)
+    if effect.ratio is None:
+        return "–"  # noqa: RUF001 - as in the table
+    return f"{effect.ratio:.3f} ({effect.low:.3f} to {effect.high:.3f})"
+
+
+def test_every_verdict_is_the_studys(study: Study) -> None:
+    """A figure that was typed, or that is of another study."""
+    asked = [
+        [
+            report.cell,
+            f"{report.pairs} ({report.discarded})",
+            interval(report, "cpu_ns_per_delivery"),
+            SPOKEN.get(report.verdict, report.verdict.value),
+            interval(report, "latency_p50_seconds"),
+            interval(report, "latency_p99_seconds"),
+        ]
+        for report in study.cells
+    ]
+
+    assert [[*row[:4], *row[5:]] for row in rows("Verdicts")] == asked
+
+
+def test_every_count_is_the_studys(study: Study) -> None:
+    told = {(cell, arm): counts for cell, arm, *counts in rows("The mechanism")}
+
+    assert len(told) == 2 * len(study.cells)
+    for report in study.cells:
+        for arm in (report.a, report.b):
+            calls = arm.syscalls_per_message
+            waits, reads, empty, writes, *_ = told[report.cell, arm.name]
+            assert waits == f"{calls.get('epoll_wait', 0):.3g}"
+            assert reads == f"{calls.get('recvfrom', 0):.3g}"
+            assert empty == f"{arm.eagain_per_message.get('recvfrom', 0):.3g}"
+            assert writes == f"{calls.get('sendto', 0) + calls.get('sendmsg', 0):.3g}"
+
+
+def test_the_printed_command_asks_the_same_questions_in_the_same_order(study: Study) -> None:
+    with (RESULTS / "et-vs-lt.toml").open("rb") as file:
+        design = design_of(tomllib.load(file), "et-vs-lt")
+
+    assert design.cells == study.design.cells
+    assert plan(design) == plan(study.design)
+    assert "loadclient compare --study results/et-vs-lt.toml" in (HERE / "RESULTS.md").read_text()
+
+
+def test_the_kernel_agreed_in_every_slice(study: Study) -> None:
+    text = (HERE / "RESULTS.md").read_text()
+    (slices,) = map(int, re.findall(r"in all (\d+), its wakeups", text))
+
+    assert len(study.kernel) == slices
+    assert all(one.kernel == one.daemon for one in study.kernel)
+    received = sum(one.received for one in study.slices)
+    assert received == sum(one.expected for one in study.slices)
+    assert f"{received:,} messages were received" in text
