@@ -11,12 +11,13 @@ import pytest
 
 from ebpf import syscalls
 from ebpf.decode import LOOP_FIELDS, MapRows, ThreadRow
-from ebpf.targets import NamespacedPid, Wanted
+from ebpf.targets import PROC, NamespacedPid, Wanted
 from ebpf.watch import Label, Watch
 from tests.probes.rig import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from ebpf.kernel import ProgramInfo
 
@@ -35,6 +36,7 @@ class Table:
 
     assigned: dict[int, tuple[int, int | NamespacedPid]] = field(default_factory=dict)
     asleep: dict[int, ThreadRow] = field(default_factory=dict)
+    cleared: list[int] = field(default_factory=list)
 
     def assign(self, slot: int, group: int, target: int | NamespacedPid) -> None:
         self.assigned[slot] = (group, target)
@@ -59,7 +61,7 @@ class Table:
         del self.asleep[tid]
 
     def clear(self, group: int) -> None:
-        raise AssertionError(group)
+        self.cleared.append(group)
 
     def threads(self) -> dict[int, ThreadRow]:
         return self.asleep
@@ -68,7 +70,7 @@ class Table:
         return MapRows(
             taken_ns=0,
             calls={},
-            loops={0: [IDLE], 1: [IDLE]},
+            loops={0: [IDLE], 1: [IDLE], 2: [IDLE]},
             errors={},
             threads=list(self.asleep.values()),
         )
@@ -100,8 +102,11 @@ def named() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
         process.communicate()
 
 
-def watch(wanted: Wanted, table: Table, slots: int = 4, groups: int = 2) -> Watch:
-    return Watch(wanted, table, syscalls.names("x86_64"), slots=slots, groups=groups)
+def watch(
+    wanted: Wanted, table: Table, slots: int = 4, groups: int = 2, proc: Path = PROC
+) -> Watch:
+    names = syscalls.names("x86_64")
+    return Watch(wanted, table, names, slots=slots, groups=groups, proc=proc)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -218,19 +223,72 @@ def test_a_name_that_nobody_has_borne_is_absent_not_forgotten() -> None:
     assert observed.snapshot().absent == ("etlt-nobody",)
 
 
+@pytest.fixture
+def proc(tmp_path: Path) -> Callable[..., Path]:
+    """Return a /proc with these processes alone: others on the machine may be called etltd too."""
+
+    def show(*processes: subprocess.Popen[bytes]) -> Path:
+        for name in ("self", *(str(process.pid) for process in processes)):
+            if not (tmp_path / name).exists():
+                (tmp_path / name).symlink_to(f"/proc/{name}")
+        return tmp_path
+
+    return show
+
+
 def test_a_process_noticed_after_the_first_look_is_a_doubt(
-    named: Callable[[str], subprocess.Popen[bytes]],
+    named: Callable[[str], subprocess.Popen[bytes]], proc: Callable[..., Path]
 ) -> None:
     """Eight short lives were counted from somewhere on, and the report said `complete`."""
-    observed = watch(Wanted(comms=("etlt-server", "etltd")), Table())
-    named("etlt-server")
+    wanted = Wanted(comms=("etlt-server", "etltd"))
+    observed = watch(wanted, Table(), groups=3, proc=proc(named("etlt-server")))
     observed.refresh()
     assert observed.snapshot().late == 0
-    named("etlt-server")
-    named("etltd")  # has not read its options, so it has not waited either
+    proc(named("etlt-server"))
+    proc(named("etltd"))  # has not read its options, so it has not waited either
     observed.refresh()
 
+    assert len(observed.targets) == 3
     assert observed.snapshot().late == 1
+    observed.close()
+
+
+def test_restarts_of_a_daemon_do_not_use_up_the_groups(
+    named: Callable[[str], subprocess.Popen[bytes]], proc: Callable[..., Path]
+) -> None:
+    """Each life begins in a group of its own; it is freed when its counts have been moved over."""
+    table = Table()
+    observed = watch(Wanted(comms=("etltd",)), table, proc=proc())
+    for _ in range(4):
+        daemon = named("etltd")
+        proc(daemon)
+        assert observed.refresh()[-1].endswith("(etltd, mode not yet known)")
+        assert daemon.stdin is not None
+        assert daemon.stdout is not None
+        daemon.stdin.write(b"etltd-et\n")
+        daemon.stdout.readline()
+        assert observed.refresh() == [f"process {daemon.pid} now calls itself etltd-et (mode et)"]
+        (group,) = observed.snapshot().groups
+        assert (group.label, group.pids) == (Label("et", "etltd-et"), (daemon.pid,))
+        assert [at for at, _ in table.assigned.values()] == [0]
+        end(daemon)
+        observed.refresh()
+
+    assert table.cleared == [1, 1, 1]
+    observed.close()
+
+
+def test_one_that_never_names_itself_is_shown_in_the_end(
+    named: Callable[[str], subprocess.Popen[bytes]], proc: Callable[..., Path]
+) -> None:
+    process = named("etltd")
+    observed = watch(Wanted(comms=("etltd",)), Table(), proc=proc(process))
+    observed.refresh()
+    assert observed.snapshot().groups == ()
+    observed.stop_counting()
+    (group,) = observed.snapshot().groups
+
+    assert (group.label, group.pids) == (Label("unknown", "etltd"), (process.pid,))
     observed.close()
 
 
