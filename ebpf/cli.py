@@ -156,11 +156,11 @@ def _sampler(config: Config) -> Iterator[None]:
 
 def _once(config: Config, watch: Watch) -> int:
     started = time.monotonic()
-    changes = watch.refresh()
-    if not watch.targets:
-        raise Refused("; ".join(changes)) if changes else _nobody(config)
-    _tell(changes)
-    with _signals() as stop:
+    with _signals() as stop:  # from the first count on, a signal is a wish to see them
+        changes = watch.refresh()
+        if not watch.targets:
+            raise Refused("; ".join(changes)) if changes else _nobody(config)
+        _tell(changes)
         _follow(watch, stop, started + config.duration, is_over=lambda: _is_over(config, watch))
     watch.stop_counting()
     seconds = time.monotonic() - started
