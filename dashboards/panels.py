@@ -1,9 +1,12 @@
 """House style: colours, panels, variables and annotations that all boards share.
 
 ET is blue and LT is orange wherever a series is a mode: a pair that colour-blind people tell apart,
-each with a contrast of at least 3:1 on the dark and the light theme (a test computes it). Where one
-mode has several series they are shades of its colour. What is good or bad is said by a word or a
-number, too. Every panel has a unit and a description; nothing below nought is drawn.
+each with a contrast of at least 3:1 on the dark and the light theme (a test computes it). Where a
+mode has two series, the second is dashed; where it has more, a colour is a kind and LT is dashed,
+because shades of two colours cannot be told apart. Legends are lists without figures: these are in
+the tooltip, and a table of many series would hide most of them behind a scroll bar. What is good or
+bad is said by a word or a number, too. Every panel has a unit and a description; nothing below
+nought is drawn.
 
 Builders of the SDK change themselves and are made anew for every use: hence functions.
 """
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
 
 ET_COLOR, LT_COLOR = "#1F83E0", "#E0662B"
 GOOD, BAD, UNKNOWN = "#1A9960", "#E02F44", "#8E8E8E"
+# Of kinds, where a mode has more than two: neither mode's colour.
+KINDS = ("#A352CC", "#1A9960", "#E02F44", "#1295A8", "#A87900", "#D63F97", UNKNOWN)
+SYSTEM_CALLS = ("epoll_wait", "recvfrom", "sendmsg", "sendto", "epoll_ctl", "accept4", "close")
+RIGHT_OF_IT = common.LegendPlacement.RIGHT  # for wide panels with many lines
 PLAIN = "text"  # the theme's own
 # What a legend of one mode begins with: the mode, or the name of its daemon.
 MODES = ((r"/^(etltd-)?et\b/", ET_COLOR), (r"/^(etltd-)?lt\b/", LT_COLOR))
@@ -40,6 +47,7 @@ BOARDS = (
 TAG = "etlt"
 WIDTH = 24  # columns of Grafana's grid
 SIDES = (LEFT, RIGHT)
+NEEDS_STATS = "needs etlt-probe --stats"
 RATIO, DIFFERENCE = "ratio", "difference"
 
 Panel = TypeVar("Panel", timeseries.Panel, stat.Panel, bargauge.Panel, table.Panel)
@@ -69,18 +77,28 @@ def sides(expression: Callable[[Side], str], legend: str = "") -> tuple[Query, Q
 
 
 def graph(
-    title: str, unit: str, description: str, *queries: Query, span: int = 8, shades: bool = False
+    title: str,
+    unit: str,
+    description: str,
+    *queries: Query,
+    span: int = 8,
+    kinds: Sequence[str] = (),
+    legend: common.LegendPlacement = common.LegendPlacement.BOTTOM,
 ) -> timeseries.Panel:
-    """Return lines over time; *shades* where a mode has several of them."""
+    """Return lines over time; *kinds* are words of the legend where a mode has several lines."""
     panel = _common(timeseries.Panel(), title, unit, description, queries)
-    panel = panel.span(span).height(8).min(0).line_width(2).fill_opacity(6)
-    panel = panel.show_points(common.VisibilityMode.AUTO).legend(_legend())
+    panel = panel.span(span).height(9).min(0).line_width(2).fill_opacity(6)
+    panel = panel.show_points(common.VisibilityMode.AUTO).legend(_legend(legend))
     panel = panel.tooltip(
         common_builders.VizTooltipOptions()
         .mode(common.TooltipDisplayMode.MULTI)
         .sort(common.SortOrder.DESCENDING)
     )
-    return by_mode(panel, shades=shades)
+    if len(kinds) > len(SIDES):
+        return _by_kind(panel, kinds)
+    for second in kinds[1:]:
+        panel = _dashed(panel, _word(second))
+    return by_mode(panel)
 
 
 def number(
@@ -90,7 +108,7 @@ def number(
     panel = _common(stat.Panel(), title, unit, description, queries, instant=True)
     panel = panel.span(span).height(height).graph_mode(common.BigValueGraphMode.NONE)
     panel = panel.color_mode(common.BigValueColorMode.VALUE).no_value("no data")
-    panel = panel.text_mode(_text_mode(queries)).reduce_options(_last())
+    panel = panel.text_mode(_text_mode(queries)).wide_layout(False).reduce_options(_last())
     panel = panel.color_scheme(_fixed(PLAIN))
     return by_mode(panel)
 
@@ -165,11 +183,17 @@ def share(
 
 
 def bars(
-    title: str, unit: str, description: str, *queries: Query, span: int = 12, height: int = 8
+    title: str,
+    unit: str,
+    description: str,
+    *queries: Query,
+    span: int = 12,
+    height: int = 9,
+    empty: str = "no data",
 ) -> bargauge.Panel:
-    """Return present values as horizontal bars."""
+    """Return present values as horizontal bars; *empty* is said when there are none."""
     panel = _common(bargauge.Panel(), title, unit, description, queries, instant=True)
-    panel = panel.span(span).height(height).min(0).no_value("no data").reduce_options(_last())
+    panel = panel.span(span).height(height).min(0).no_value(empty).reduce_options(_last())
     panel = panel.orientation(common.VizOrientation.HORIZONTAL)
     panel = panel.display_mode(common.BarGaugeDisplayMode.BASIC).color_scheme(_fixed(UNKNOWN))
     panel = panel.value_mode(common.BarGaugeValueMode.TEXT).show_unfilled(True)
@@ -201,15 +225,35 @@ def rows_by(
     return panel.span(WIDTH).height(7)
 
 
-def by_mode(panel: Panel, *, shades: bool = False) -> Panel:
+def by_mode(panel: Panel) -> Panel:
     """Give ET and LT their colours."""
-    kind = models.FieldColorModeId.SHADES if shades else models.FieldColorModeId.FIXED
     for names, color in MODES:
-        value = {"mode": kind.value, "fixedColor": color}
-        panel = panel.override_by_regexp(
-            names, [models.DynamicConfigValue(id_val="color", value=value)]
-        )
+        panel = _colored(panel, names, color)
     return panel
+
+
+def _by_kind(panel: timeseries.Panel, kinds: Sequence[str]) -> timeseries.Panel:
+    for kind, color in zip(kinds, KINDS, strict=False):
+        panel = _colored(panel, _word(kind), color)
+    lt, _ = MODES[1]
+    return _dashed(panel, lt)
+
+
+def _word(kind: str) -> str:
+    """Return what finds *kind* in a legend, as a whole word."""
+    return f"/(^| ){kind}( |$)/"
+
+
+def _colored(panel: Panel, names: str, color: str) -> Panel:
+    value = {"mode": models.FieldColorModeId.FIXED.value, "fixedColor": color}
+    return panel.override_by_regexp(names, [models.DynamicConfigValue(id_val="color", value=value)])
+
+
+def _dashed(panel: timeseries.Panel, names: str) -> timeseries.Panel:
+    style = {"fill": "dash", "dash": [6, 4]}
+    return panel.override_by_regexp(
+        names, [models.DynamicConfigValue(id_val="custom.lineStyle", value=style)]
+    )
 
 
 def _common(
@@ -233,13 +277,13 @@ def _target(query: Query, *, instant: bool, letter: str = "") -> prometheus.Data
     return target.instant() if instant else target.range()
 
 
-def _legend() -> common_builders.VizLegendOptions:
+def _legend(placement: common.LegendPlacement) -> common_builders.VizLegendOptions:
     return (
         common_builders.VizLegendOptions()
         .show_legend(True)
-        .display_mode(common.LegendDisplayMode.TABLE)
-        .placement(common.LegendPlacement.BOTTOM)
-        .calcs(["mean", "max"])
+        .display_mode(common.LegendDisplayMode.LIST)
+        .placement(placement)
+        .calcs([])
     )
 
 

@@ -20,7 +20,11 @@ BY = "mode, instance"
 
 def board() -> Dashboard:
     """Return the board."""
-    empty = panels.board("etlt-daemon", "One or more etltd, for whoever is on call.")
+    empty = panels.board(
+        "etlt-daemon",
+        "One or more etltd, for whoever is on call. What is split by a kind or a reason is summed "
+        "over the chosen daemons of a mode: choose one instance to see it alone.",
+    )
     for variable in (
         panels.datasource_variable(),
         panels.job_variable(),
@@ -116,12 +120,12 @@ def _messages(board: Dashboard) -> Dashboard:
                 "of a tick waits for its turn.",
                 *(
                     Query(
-                        quantile(q, f"etltd_tick_seconds_bucket{{{DAEMON}}}", BY),
-                        f"{WHO} {name}",
+                        quantile(q, f"etltd_tick_seconds_bucket{{{DAEMON}}}", "mode"),
+                        f"{{{{mode}}}} {name}",
                     )
                     for q, name in ((0.5, "p50"), (0.99, "p99"))
                 ),
-                shades=True,
+                kinds=("p50", "p99"),
             )
         )
         .with_panel(
@@ -131,11 +135,11 @@ def _messages(board: Dashboard) -> Dashboard:
                 "Copies that a peer did not get: it was slow (and is told so), was evicted, "
                 "closed, or the daemon stopped.",
                 Query(
-                    rate(f"etltd_messages_dropped_total{{{DAEMON}}}", f"{BY}, reason"),
-                    f"{WHO} {{{{reason}}}}",
+                    rate(f"etltd_messages_dropped_total{{{DAEMON}}}", "mode, reason"),
+                    "{{mode}} {{reason}}",
                 ),
                 span=12,
-                shades=True,
+                kinds=("slow_consumer", "evicted", "closed", "shutdown"),
             )
         )
         .with_panel(
@@ -145,11 +149,11 @@ def _messages(board: Dashboard) -> Dashboard:
                 "Input that never became a message: lines too long, beyond the rate limit, or cut "
                 "off by the end of input.",
                 Query(
-                    rate(f"etltd_messages_discarded_total{{{DAEMON}}}", f"{BY}, reason"),
-                    f"{WHO} {{{{reason}}}}",
+                    rate(f"etltd_messages_discarded_total{{{DAEMON}}}", "mode, reason"),
+                    "{{mode}} {{reason}}",
                 ),
                 span=12,
-                shades=True,
+                kinds=("too_long", "rate_limited", "truncated"),
             )
         )
     )
@@ -195,11 +199,11 @@ def _process(board: Dashboard) -> Dashboard:
                 units.PercentUnit,
                 "CPU seconds per second. The loop has one core: at 100 % it is full.",
                 Query(
-                    rate(f"etltd_cpu_seconds_total{{{DAEMON}}}", f"{BY}, cpu_mode"),
-                    f"{WHO} {{{{cpu_mode}}}}",
+                    rate(f"etltd_cpu_seconds_total{{{DAEMON}}}", "mode, cpu_mode"),
+                    "{{mode}} {{cpu_mode}}",
                 ),
                 span=6,
-                shades=True,
+                kinds=("user", "system"),
             )
         )
         .with_panel(
@@ -226,11 +230,11 @@ def _process(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "Involuntary ones say that the process wanted to go on and had to share its core.",
                 Query(
-                    rate(f"etltd_context_switches_total{{{DAEMON}}}", f"{BY}, kind"),
-                    f"{WHO} {{{{kind}}}}",
+                    rate(f"etltd_context_switches_total{{{DAEMON}}}", "mode, kind"),
+                    "{{mode}} {{kind}}",
                 ),
                 span=6,
-                shades=True,
+                kinds=("voluntary", "involuntary"),
             )
         )
     )
@@ -245,7 +249,6 @@ def _loop(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "Calls of epoll_wait. A healthy loop ticks at least once a second, even when idle.",
                 Query(rate(f"etltd_epoll_waits_total{{{DAEMON}}}", BY), WHO),
-                span=6,
             )
         )
         .with_panel(
@@ -254,7 +257,16 @@ def _loop(board: Dashboard) -> Dashboard:
                 units.Short,
                 "Mean number of events that one wakeup brings.",
                 Query(mean("etltd_wakeup_events", DAEMON, BY), WHO),
-                span=6,
+            )
+        )
+        .with_panel(
+            panels.graph(
+                "Bytes",
+                units.BytesPerSecondIEC,
+                "Bytes read from peers, and bytes that the kernel took for them.",
+                Query(rate(f"etltd_received_bytes_total{{{DAEMON}}}", "mode"), "{{mode}} in"),
+                Query(rate(f"etltd_sent_bytes_total{{{DAEMON}}}", "mode"), "{{mode}} out"),
+                kinds=("in", "out"),
             )
         )
         .with_panel(
@@ -263,22 +275,12 @@ def _loop(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "System calls of the loop.",
                 Query(
-                    rate(f"etltd_syscalls_total{{{DAEMON}}}", f"{BY}, syscall"),
-                    f"{WHO} {{{{syscall}}}}",
+                    rate(f"etltd_syscalls_total{{{DAEMON}}}", "mode, syscall"),
+                    "{{mode}} {{syscall}}",
                 ),
-                span=6,
-                shades=True,
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Bytes",
-                units.BytesPerSecondIEC,
-                "Bytes read from peers, and bytes that the kernel took for them.",
-                Query(rate(f"etltd_received_bytes_total{{{DAEMON}}}", BY), f"{WHO} in"),
-                Query(rate(f"etltd_sent_bytes_total{{{DAEMON}}}", BY), f"{WHO} out"),
-                span=6,
-                shades=True,
+                span=24,
+                kinds=panels.SYSTEM_CALLS,
+                legend=panels.RIGHT_OF_IT,
             )
         )
     )
@@ -292,9 +294,9 @@ def _connections(board: Dashboard) -> Dashboard:
                 "Connections",
                 units.Short,
                 "Peers connected now, and the most there were at one time.",
-                Query(_gauge("etltd_connections"), WHO),
+                Query(_gauge("etltd_connections"), f"{WHO} now"),
                 Query(_gauge("etltd_connections_high_water"), f"{WHO} high water"),
-                shades=True,
+                kinds=("now", "high water"),
             )
         )
         .with_panel(
@@ -302,12 +304,15 @@ def _connections(board: Dashboard) -> Dashboard:
                 "Accepted and closed, by reason",
                 units.OpsPerSecond,
                 "Connections admitted, and why connections ended.",
-                Query(rate(f"etltd_connections_accepted_total{{{DAEMON}}}", BY), f"{WHO} accepted"),
                 Query(
-                    rate(f"etltd_connections_closed_total{{{DAEMON}}}", f"{BY}, reason"),
-                    f"{WHO} {{{{reason}}}}",
+                    rate(f"etltd_connections_accepted_total{{{DAEMON}}}", "mode"),
+                    "{{mode}} accepted",
                 ),
-                shades=True,
+                Query(
+                    rate(f"etltd_connections_closed_total{{{DAEMON}}}", "mode, reason"),
+                    "{{mode}} {{reason}}",
+                ),
+                kinds=("accepted", "eof", "idle", "slow_consumer", "reset", "error", "shutdown"),
             )
         )
         .with_panel(
@@ -316,10 +321,10 @@ def _connections(board: Dashboard) -> Dashboard:
                 units.OpsPerSecond,
                 "Connections refused at a limit; no_descriptors counts pauses of accepting.",
                 Query(
-                    rate(f"etltd_connections_rejected_total{{{DAEMON}}}", f"{BY}, reason"),
-                    f"{WHO} {{{{reason}}}}",
+                    rate(f"etltd_connections_rejected_total{{{DAEMON}}}", "mode, reason"),
+                    "{{mode}} {{reason}}",
                 ),
-                shades=True,
+                kinds=("max_connections", "max_connections_per_ip", "no_descriptors"),
             )
         )
     )

@@ -201,7 +201,7 @@ def _rate(board: Dashboard) -> Dashboard:
                 *sides(
                     lambda side: side.client_rate("etlt_load_messages_received_total"), "client"
                 ),
-                shades=True,
+                kinds=("daemon", "client"),
             )
         )
         .with_panel(
@@ -231,7 +231,7 @@ def _mechanism(board: Dashboard) -> Dashboard:
                     ),
                     "kernel",
                 ),
-                shades=True,
+                kinds=("daemon", "kernel"),
             )
         )
         .with_panel(
@@ -244,7 +244,7 @@ def _mechanism(board: Dashboard) -> Dashboard:
                     lambda side: side.recent_mean("etlt_probe_epoll_events_per_wait", PROBE),
                     "kernel",
                 ),
-                shades=True,
+                kinds=("daemon", "kernel"),
             )
         )
         .with_panel(
@@ -262,7 +262,9 @@ def _mechanism(board: Dashboard) -> Dashboard:
                 units.Short,
                 "Recent system calls of the loop per delivered copy.",
                 *sides(
-                    lambda side: side.recent_per_delivered("etltd_syscalls_total", by="syscall"),
+                    lambda side: _nonzero(
+                        side.recent_per_delivered("etltd_syscalls_total", by="syscall")
+                    ),
                     "{{syscall}}",
                 ),
                 span=8,
@@ -292,6 +294,11 @@ def _mechanism(board: Dashboard) -> Dashboard:
     )
 
 
+def _nonzero(expression: str) -> str:
+    """Leave out the kinds that are nought: there are more of them than there is room for bars."""
+    return f"({expression}) > 0"
+
+
 def _latency(board: Dashboard) -> Dashboard:
     return (
         board.with_row(Row("Latency"))
@@ -303,7 +310,7 @@ def _latency(board: Dashboard) -> Dashboard:
                 "p99.",
                 *sides(lambda side: side.client_quantile(0.5, LATENCY), "p50"),
                 *sides(lambda side: side.client_quantile(0.99, LATENCY), "p99"),
-                shades=True,
+                kinds=("p50", "p99"),
             )
         )
         .with_panel(
@@ -337,6 +344,7 @@ def _observing(board: Dashboard) -> Dashboard:
                 "Mean time in the probe's programs, per run, sampled since the probe started "
                 "(etlt-probe --stats). Each system call of a daemon pays for two.",
                 Query(mean_run_seconds(PROBE), "{{program}}"),
+                empty=panels.NEEDS_STATS,
                 span=6,
             )
         )

@@ -109,7 +109,7 @@ def _waits(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_epoll_waits_total{{{TARGETS}}}", "comm, outcome"),
                     "{{comm}} {{outcome}}",
                 ),
-                shades=True,
+                kinds=("wakeup", "ready", "timeout", "empty", "interrupted", "failed"),
             )
         )
         .with_panel(
@@ -143,7 +143,7 @@ def _waits(board: Dashboard) -> Dashboard:
                     )
                     for q, name in ((0.5, "p50"), (0.99, "p99"))
                 ),
-                shades=True,
+                kinds=("p50", "p99"),
             )
         )
         .with_panel(
@@ -154,7 +154,7 @@ def _waits(board: Dashboard) -> Dashboard:
                 Query(
                     rate(f"etlt_probe_epoll_ctl_total{{{TARGETS}}}", "comm, op"), "{{comm}} {{op}}"
                 ),
-                shades=True,
+                kinds=("add", "mod", "del", "other"),
             )
         )
         .with_panel(
@@ -166,7 +166,7 @@ def _waits(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_context_switches_total{{{TARGETS}}}", "comm, kind"),
                     "{{comm}} {{kind}}",
                 ),
-                shades=True,
+                kinds=("voluntary", "involuntary"),
             )
         )
     )
@@ -184,8 +184,9 @@ def _calls(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_syscalls_total{{{TARGETS}}}", "comm, syscall"),
                     "{{comm}} {{syscall}}",
                 ),
-                span=6,
-                shades=True,
+                span=12,
+                kinds=panels.SYSTEM_CALLS,
+                legend=panels.RIGHT_OF_IT,
             )
         )
         .with_panel(
@@ -197,8 +198,9 @@ def _calls(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_syscall_errors_total{{{TARGETS}}}", "comm, syscall, errno"),
                     "{{comm}} {{syscall}} {{errno}}",
                 ),
-                span=6,
-                shades=True,
+                span=12,
+                kinds=panels.SYSTEM_CALLS,
+                legend=panels.RIGHT_OF_IT,
             )
         )
         .with_panel(
@@ -214,8 +216,9 @@ def _calls(board: Dashboard) -> Dashboard:
                     ),
                     "{{comm}} {{syscall}}",
                 ),
-                span=6,
-                shades=True,
+                span=12,
+                kinds=panels.SYSTEM_CALLS,
+                legend=panels.RIGHT_OF_IT,
             )
         )
         .with_panel(
@@ -227,8 +230,9 @@ def _calls(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_io_bytes_total{{{TARGETS}}}", "comm, direction"),
                     "{{comm}} {{direction}}",
                 ),
-                span=6,
-                shades=True,
+                span=12,
+                kinds=("receive", "transmit"),
+                legend=panels.RIGHT_OF_IT,
             )
         )
     )
@@ -252,6 +256,7 @@ def _probe(board: Dashboard) -> Dashboard:
                 "Mean, sampled since the probe started (etlt-probe --stats). Each system call pays "
                 "for two.",
                 Query(mean_run_seconds(OWN), "{{program}}"),
+                empty=panels.NEEDS_STATS,
                 span=8,
             )
         )
@@ -271,7 +276,7 @@ def _probe(board: Dashboard) -> Dashboard:
                     rate(f"etlt_probe_unmatched_exits_total{{{TARGETS}}}", "comm"),
                     "{{comm}} unmatched",
                 ),
-                shades=True,
+                kinds=("sys_enter", "sys_exit", "sched_switch", "untracked", "unmatched"),
             )
         )
     )
