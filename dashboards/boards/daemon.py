@@ -281,7 +281,7 @@ def _loop(board: Dashboard) -> Dashboard:
                 span=24,
                 kinds=panels.SYSTEM_CALLS,
                 legend=panels.RIGHT_OF_IT,
-            )
+            ).height(12)
         )
     )
 
@@ -297,7 +297,7 @@ def _connections(board: Dashboard) -> Dashboard:
                 Query(_gauge("etltd_connections"), f"{WHO} now"),
                 Query(_gauge("etltd_connections_high_water"), f"{WHO} high water"),
                 kinds=("now", "high water"),
-            )
+            ).height(11)
         )
         .with_panel(
             panels.graph(
@@ -313,7 +313,7 @@ def _connections(board: Dashboard) -> Dashboard:
                     "{{mode}} {{reason}}",
                 ),
                 kinds=("accepted", "eof", "idle", "slow_consumer", "reset", "error", "shutdown"),
-            )
+            ).height(11)
         )
         .with_panel(
             panels.graph(
@@ -325,6 +325,6 @@ def _connections(board: Dashboard) -> Dashboard:
                     "{{mode}} {{reason}}",
                 ),
                 kinds=("max_connections", "max_connections_per_ip", "no_descriptors"),
-            )
+            ).height(11)
         )
     )

@@ -268,7 +268,7 @@ def _mechanism(board: Dashboard) -> Dashboard:
                     "{{syscall}}",
                 ),
                 span=8,
-                height=10,
+                height=12,
             )
         )
         .with_panel(
@@ -279,7 +279,7 @@ def _mechanism(board: Dashboard) -> Dashboard:
                 "back (mod); ET never modifies.",
                 *sides(lambda side: side.rate("etltd_epoll_ctl_total", by="op"), "{{op}}"),
                 span=8,
-                height=10,
+                height=12,
             )
         )
         .with_panel(
@@ -289,7 +289,7 @@ def _mechanism(board: Dashboard) -> Dashboard:
                 "recvfrom calls that returned EAGAIN: the end of a drain under ET, never seen "
                 "under LT.",
                 *sides(lambda side: side.rate(READS)),
-            ).height(10)
+            ).height(12)
         )
     )
 

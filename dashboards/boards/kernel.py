@@ -110,7 +110,9 @@ def _waits(board: Dashboard) -> Dashboard:
                     "{{comm}} {{outcome}}",
                 ),
                 kinds=("wakeup", "ready", "timeout", "empty", "interrupted", "failed"),
-            )
+                span=12,
+                legend=panels.RIGHT_OF_IT,
+            ).height(11)
         )
         .with_panel(
             panels.graph(
@@ -118,7 +120,8 @@ def _waits(board: Dashboard) -> Dashboard:
                 units.Short,
                 "Mean over the waits that returned any.",
                 Query(mean("etlt_probe_epoll_events_per_wait", TARGETS, "comm"), WHO),
-            )
+                span=6,
+            ).height(11)
         )
         .with_panel(
             panels.graph(
@@ -127,7 +130,8 @@ def _waits(board: Dashboard) -> Dashboard:
                 "Share of the time that the loop threads sleep in epoll_wait; the rest they are "
                 "busy, or wait elsewhere.",
                 Query(_blocked(), WHO),
-            )
+                span=6,
+            ).height(11)
         )
         .with_panel(
             panels.graph(
@@ -187,7 +191,7 @@ def _calls(board: Dashboard) -> Dashboard:
                 span=12,
                 kinds=panels.SYSTEM_CALLS,
                 legend=panels.RIGHT_OF_IT,
-            )
+            ).height(14)
         )
         .with_panel(
             panels.graph(
@@ -201,7 +205,7 @@ def _calls(board: Dashboard) -> Dashboard:
                 span=12,
                 kinds=panels.SYSTEM_CALLS,
                 legend=panels.RIGHT_OF_IT,
-            )
+            ).height(14)
         )
         .with_panel(
             panels.graph(

@@ -1,7 +1,7 @@
 """What `etlt-dashboards render` does: each board in each theme and width, and a verdict.
 
-Exit status: 0 every panel is drawn; 1 a panel is empty or in error, or nothing could be drawn
-here; 2 usage.
+Exit status: 0 every panel is drawn; 1 a panel is empty, in error or clipped, or nothing could be
+drawn here; 2 usage.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ class RenderOptions:
 def render(*, options: RenderOptions) -> int:
     """Draw the boards with Grafana's own components in Chromium, from a real Prometheus.
 
-    Exit codes: 0 every panel is drawn; 1 a panel is empty or in error (it says which), or nothing
-    could be drawn here (it says what is missing); 2 usage.
+    Exit codes: 0 every panel is drawn; 1 a panel is empty, in error or clipped (it says which), or
+    nothing could be drawn here (it says what is missing); 2 usage.
     """
     try:
         return _render(options)

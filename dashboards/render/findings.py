@@ -78,12 +78,19 @@ class Picture:
             for panel in self.page["panels"]
             if panel["state"] not in GOOD
         ]
+        clipped = [
+            f'panel "{panel["title"]}" ({panel["type"]}): clipped: its legend or rows do not fit'
+            for panel in self.page["panels"]
+            if panel["clipped"]
+        ]
         annotations = [
             f'annotation "{annotation["name"]}": error: {annotation["text"]}'
             for annotation in self.page["annotations"]
             if annotation["state"] == "error"
         ]
-        return panels + annotations + [f"the page threw: {text}" for text in self.exceptions]
+        return (
+            panels + clipped + annotations + [f"the page threw: {text}" for text in self.exceptions]
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for the file beside the pictures."""

@@ -228,6 +228,28 @@ def test_a_panel_without_a_figure_is_empty(draw: Callable[..., Drawn], tmp_path:
 
 
 @pytest.mark.browser
+def test_a_legend_behind_a_scroll_bar_is_a_problem(
+    draw: Callable[..., Drawn], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A series that nobody can name is as good as not drawn."""
+    legend = {"showLegend": True, "placement": "bottom", "calcs": []}
+    many = [target("etltd_restarts", f"series {i}") for i in range(20)]
+    tall, flat = (
+        panel("timeseries", kind, *many, options={"legend": {**legend, "displayMode": kind}})
+        for kind in ("table", "list")
+    )
+    flat["targets"] = flat["targets"][:2]
+
+    status, report = draw(board(tmp_path / "clipped.json", tall, flat))
+
+    assert status == 1
+    assert [one["clipped"] for one in report[0]["panels"]] == [True, False]
+    [said] = report[0]["problems"]
+    assert said == 'panel "table" (timeseries): clipped: its legend or rows do not fit'
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.browser
 def test_what_it_does_not_know_is_an_error_and_not_silence(
     draw: Callable[..., Drawn], tmp_path: Path
 ) -> None:
