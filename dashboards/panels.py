@@ -36,6 +36,8 @@ KINDS = ("#A352CC", "#1A9960", "#E02F44", "#1295A8", "#A87900", "#D63F97", UNKNO
 SYSTEM_CALLS = ("epoll_wait", "recvfrom", "sendmsg", "sendto", "epoll_ctl", "accept4", "close")
 RIGHT_OF_IT = common.LegendPlacement.RIGHT  # for wide panels with many lines
 PLAIN = "text"  # the theme's own
+TITLE = 12  # pixels, of a value's name
+THREE_VALUES = 26  # pixels: three of four digits beside each other on a laptop
 # What a legend of one mode begins with: the mode, or the name of its daemon.
 MODES = ((r"/^(etltd-)?et\b/", ET_COLOR), (r"/^(etltd-)?lt\b/", LT_COLOR))
 
@@ -102,14 +104,24 @@ def graph(
 
 
 def number(
-    title: str, unit: str, description: str, *queries: Query, span: int = 4, height: int = 5
+    title: str,
+    unit: str,
+    description: str,
+    *queries: Query,
+    span: int = 4,
+    height: int = 5,
+    pixels: int | None = None,
 ) -> stat.Panel:
-    """Return present values as large text."""
+    """Return present values as large text: as large as fits, or of so many *pixels*."""
     panel = _common(stat.Panel(), title, unit, description, queries, instant=True)
     panel = panel.span(span).height(height).graph_mode(common.BigValueGraphMode.NONE)
     panel = panel.color_mode(common.BigValueColorMode.VALUE).no_value("no data")
     panel = panel.text_mode(_text_mode(queries)).wide_layout(False).reduce_options(_last())
     panel = panel.color_scheme(_fixed(PLAIN))
+    if pixels is not None:
+        panel = panel.text(
+            common_builders.VizTextDisplayOptions().title_size(TITLE).value_size(pixels)
+        )
     return by_mode(panel)
 
 
@@ -131,7 +143,7 @@ def verdict(
         text, compared = "the difference is right less left", f"({right}) - ({left})"
     queries = (*sides(expression), Query(compared, third))
     description = f"{description} Lower is better; {text}."
-    panel = number(title, unit, description, *queries, span=8, height=4)
+    panel = number(title, unit, description, *queries, span=8, height=4, pixels=THREE_VALUES)
     return panel.orientation(common.VizOrientation.VERTICAL).override_by_name(
         RATIO,
         [

@@ -70,6 +70,7 @@ def _now(board: Dashboard) -> Dashboard:
                 units.DateTimeFromNow,
                 "When the daemon started.",
                 Query(f"{_gauge('etltd_start_time_seconds')} * 1000", WHO),
+                pixels=16,
             )
         )
         .with_panel(

@@ -175,7 +175,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("theme", [DARK, LIGHT])
 @pytest.mark.parametrize(
-    "color", [panels.ET_COLOR, panels.LT_COLOR, panels.GOOD, panels.BAD, panels.UNKNOWN]
+    "color", [panels.ET_COLOR, panels.LT_COLOR, panels.GOOD, panels.BAD, *panels.KINDS]
 )
 def test_colors_can_be_seen_on_both_themes(color: str, theme: str) -> None:
     """WCAG 2.2, 1.4.11: 3:1 for what is needed to understand a graphic."""
