@@ -65,7 +65,7 @@ def _draft(cell: Cell, slices: Sequence[Slice], court: Court) -> CellReport:
         discarded=discarded,
         discarded_because=because,
         fingerprint=checks,
-        not_comparable=_obstacle(cell, checks, pairs, discarded),
+        not_comparable=_failure(cell, mine) or _obstacle(cell, checks, pairs, discarded),
         effects=tuple(measured(outcome, _values(outcome, pairs), court) for outcome in OUTCOMES),
         a=arm_report(cell.a, a),
         b=arm_report(cell.b, b),
@@ -99,6 +99,15 @@ def _kind(reason: str) -> str:
 def _values(outcome: Outcome, pairs: Iterable[Pair]) -> list[tuple[float, float]]:
     values = [(a.outcomes.get(outcome.name), b.outcomes.get(outcome.name)) for a, b in pairs]
     return [(a, b) for a, b in values if a is not None and b is not None]
+
+
+def _failure(cell: Cell, slices: Iterable[Slice]) -> str | None:
+    """Return what an arm lost: a daemon that loses messages is not compared by what it kept."""
+    names = {"a": cell.a.name, "b": cell.b.name}
+    for one in slices:
+        if not one.valid and not one.is_spoiled and (lost := sum(one.lost.values())):
+            return f"{names[one.arm]} lost {lost:,} messages in a slice: {one.reasons[0]}"
+    return None
 
 
 def _obstacle(

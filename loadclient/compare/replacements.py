@@ -1,8 +1,9 @@
 """Pairs that stand in for discarded ones, measured after the plan. Pure.
 
-Rule: a slice is discarded for its conditions (the hypervisor took time, the client was late) and
-never for its result, so that measuring another pair chooses nothing. A cell all of whose pairs were
-discarded gets none: whatever it is, it would go on. No cell gets more than as many as were planned.
+Rule: only a pair that was discarded for its circumstances (the hypervisor took time, the client was
+late) is measured again, so that nothing is chosen by its result: what a daemon lost, or how its
+latency went, stands. A cell all of whose pairs were discarded gets none: whatever it is, it would
+go on. No cell gets more than as many as were planned.
 
 Order and index of a further pair follow from its number, the cell and the seed alone, and which are
 due from the slices: an interrupted study goes on as it would have.
@@ -49,16 +50,22 @@ def _block(design: Design, place: int, slices: list[Slice]) -> Block:
 
 def _short(design: Design, cell: Cell, slices: Iterable[Slice]) -> tuple[int, int]:
     """Return how many pairs of a cell are still to be replaced, and how many were measured so."""
-    valid: dict[int, list[bool]] = {}
+    mine: dict[int, list[Slice]] = {}
     for one in slices:
         if one.cell == cell.name:
-            valid.setdefault(one.pair, []).append(one.valid)
-    whole = {pair: all(both) for pair, both in valid.items() if len(both) == 2}
+            mine.setdefault(one.pair, []).append(one)
+    whole = {pair: both for pair, both in mine.items() if len(both) == 2}
     further = sum(pair >= design.pairs for pair in whole)
-    if not any(whole.values()):
+    if not any(all(one.valid for one in both) for both in whole.values()):
         return 0, further
-    discarded = sum(not good for good in whole.values())
-    return min(discarded, design.pairs) - further, further
+    spoiled = sum(_is_spoiled(both) for both in whole.values())
+    return min(spoiled, design.pairs) - further, further
+
+
+def _is_spoiled(both: Iterable[Slice]) -> bool:
+    """Whether a pair does not count, and for nothing that a daemon did."""
+    discarded = [one for one in both if not one.valid]
+    return bool(discarded) and all(one.is_spoiled for one in discarded)
 
 
 def _order(design: Design, cell: Cell, pair: int) -> str:

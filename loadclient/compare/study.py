@@ -129,6 +129,14 @@ class Link:
         return f"{where}, each way {self.netem}, by {how[self.emulation]}{why}"
 
 
+CIRCUMSTANCES = (  # how reasons begin that are the machine's or the client's, not the daemon's
+    "the hypervisor took",
+    "the client itself was the bottleneck",
+    "a worker of the client used",
+    "the network's forwarder",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
     """One daemon under load for a short while: a raw result. Counts are of the measured phase."""
@@ -161,6 +169,11 @@ class Slice:
     build: dict[str, str] = field(default_factory=dict)
     config: dict[str, str] = field(default_factory=dict)  # of the daemon, as it exports it
     conditions: dict[str, Any] = field(default_factory=dict)  # steal, pressure, load, client CPU
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether it does not count for its circumstances alone, whatever the daemon did."""
+        return bool(self.reasons) and all(one.startswith(CIRCUMSTANCES) for one in self.reasons)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

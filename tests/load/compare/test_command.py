@@ -270,8 +270,8 @@ def test_a_daemon_made_slower_on_purpose_is_found_though_the_study_was_interrupt
     cpu = cell.effects[0]
 
     assert study.complete
-    steps = [step for block in plan(study.design) for step in block.steps]
-    assert [one.index for one in study.slices] == [step.index for step in steps]
+    planned = {step.index for block in plan(study.design) for step in block.steps}
+    assert planned <= {one.index for one in study.slices}  # and some pairs perhaps again
     kept = [one for one in study.slices if before.slices.get(one.index) == one]
     assert len(kept) >= 2
     assert control.verdict not in {Kind.A_BETTER, Kind.B_BETTER}
