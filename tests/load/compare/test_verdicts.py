@@ -231,6 +231,26 @@ def test_invalid_slices_are_discarded_as_pairs_and_counted() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("reason", "is_compared"),
+    [("5,000 copies are missing", False), ("the hypervisor took 9% of the processors' time", True)],
+)
+def test_a_daemon_that_loses_is_not_compared_by_what_it_kept(
+    reason: str,
+    is_compared: bool,  # noqa: FBT001
+) -> None:
+    """It lost messages in one slice, and came out better of the others."""
+    design = with_control(Design(pairs=10, cells=(compared(64),)))
+    name = design.cells[0].name
+    first, *others = sorted(simulated_slices(design, CALM), key=lambda one: one.cell != name)
+    losing = replace(first, valid=False, reasons=[reason], lost={"unaccounted": 5000})
+    _, (cell, *_) = analyse(design, [losing, *others])
+
+    assert (cell.not_comparable is None) == is_compared
+    if not is_compared:
+        assert "lost 5,000 messages in a slice: 5,000 copies are missing" in cell.not_comparable
+
+
 def test_too_few_valid_pairs_are_not_compared() -> None:
     study = simulated_study(world=World(invalid=0.6))
 
