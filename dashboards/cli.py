@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(" ".join(str(error).split()), USAGE)
     except ModuleNotFoundError as error:
         return _say(
-            f'the package "{error.name}" is not installed: pip install "etlt[dashboards]"', FAILED
+            f'the package "{error.name}" is not installed: pip install ".[dashboards]"',
+            FAILED,
         )
     except (NotReadableError, OSError) as error:
         return _say(str(error), FAILED)

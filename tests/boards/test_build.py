@@ -94,7 +94,7 @@ def test_without_the_extra_packages_it_says_what_to_install(tmp_path: Path) -> N
 
     assert done.returncode == FAILED
     assert done.stderr == (
-        'etlt-dashboards: the package "sdk" is not installed: pip install "etlt[dashboards]"\n'
+        'etlt-dashboards: the package "sdk" is not installed: pip install ".[dashboards]"\n'
     )
 
 

@@ -31,6 +31,22 @@ def command(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def test_promtool_has_no_complaint_about_the_stacks_configuration(
+    command: str, tmp_path: Path
+) -> None:
+    """A misspelt key stops Prometheus, and with it every board."""
+    deployed = DASHBOARDS.parent / "deploy" / "prometheus" / "prometheus.yaml"
+    text = deployed.read_text()
+    assert "/etc/prometheus/rules/*.yaml" in text
+    config = tmp_path / "prometheus.yaml"
+    config.write_text(text.replace("/etc/prometheus/rules", str(DASHBOARDS / "rules")))
+
+    done = promtool("check", "config", "--lint=all", "--lint-fatal", config, command=command)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 rule files found" in done.stdout
+
+
 def test_promtool_has_no_complaint_about_the_files(command: str) -> None:
     files = [DASHBOARDS / "rules" / name for name in ("recording.yaml", "alerts.yaml")]
 
