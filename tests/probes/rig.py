@@ -40,10 +40,13 @@ def wait_until(claim: Callable[[], object], what: str) -> None:
 def is_asleep(pid: int) -> bool:
     """Tell whether every thread of *pid* sleeps, as it does while it waits for our word."""
     tasks = Path(f"/proc/{pid}/task")
-    return all(
-        task.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "S"
-        for task in tasks.iterdir()
-    )
+    try:
+        return all(
+            task.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "S"
+            for task in tasks.iterdir()
+        )
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
 
 
 def descendant(pid: int) -> int:

@@ -335,7 +335,7 @@ def test_the_kernel_counts_what_the_daemon_counts() -> None:
     assert et.unavailable == ""
     assert et.contradictions == lt.contradictions == []
     assert et.messages == lt.messages >= 2500
-    assert et.kernel["recvfrom that found nothing"] > 2500
+    assert et.kernel["recvfrom that found nothing"] > 1000  # fewer where messages came together
     assert lt.kernel["recvfrom that found nothing"] == 0
 
 
@@ -352,7 +352,7 @@ def test_the_originals_score_is_earned_by_a_server_that_never_reads(
 
     assert code == 0
     assert [row["server"] for row in rows] == ["et", "lt", "never reads"]
-    assert [row["sent_per_second"] for row in rows] == pytest.approx([400] * 3, rel=0.02)
+    assert [row["sent_per_second"] for row in rows] == pytest.approx([400] * 3, rel=0.1)
     assert (et["processed"], lt["processed"], silent["processed"]) == (400, 400, None)
     assert silent["unread_at_server_bytes"] + silent["in_send_buffers_bytes"] == 400 * 64
     assert silent["unread_at_server_bytes"] > 0
