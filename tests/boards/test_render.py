@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import re
 import struct
 import time
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,7 @@ def test_all_boards_show_the_live_system(page: Path, tmp_path: Path) -> None:
         look = ["--theme", "dark", "--width", "1440"]
         status = main(["render", "--prometheus", address, "--out", str(out), *span, *look])
         offered = ask(address, RUNNING, end)
+        limits = ask(address, "etltd_max_connections", end)
     report = json.loads((out / "report.json").read_text())
 
     assert status == 0, [one["problems"] for one in report]
@@ -189,11 +191,14 @@ def test_all_boards_show_the_live_system(page: Path, tmp_path: Path) -> None:
     assert boards["et-vs-lt"]["variables"]["left"] == ["lt"]
     assert set(boards["et-vs-lt"]["variables"]["run"]) == {"run-lt", "run-et"}
     [shown_text] = [
-        one["shown"] for one in boards["daemon"]["panels"] if one["title"] == "Connections"
+        one["shown"]
+        for one in boards["daemon"]["panels"]
+        if one["title"] == "Connections, of the limit"
     ]
-    assert set(offered) == set(MODES)
-    for count in offered.values():
-        assert str(int(count)) in shown_text.split()
+    shown = [float(number) for number in re.findall(r"([\d.]+)%", shown_text)]
+    assert set(offered) == set(limits) == set(MODES)
+    shares = [100 * offered[mode] / limits[mode] for mode in MODES]
+    assert sorted(shown) == pytest.approx(sorted(shares), rel=0.01)
 
 
 @pytest.mark.browser
