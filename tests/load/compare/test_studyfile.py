@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from loadclient.compare.study import Link
 from loadclient.compare.studyfile import design_of
 from loadclient.options import UsageError
 
@@ -83,3 +84,20 @@ def test_what_it_may_not_say_is_one_sentence(text: str, words: str) -> None:
 
     assert words in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_network_that_cannot_be_is_refused_with_what_was_said() -> None:
+    with pytest.raises(UsageError, match="the study: netem = "):
+        design_of({"netem": "delay=never", "cell": [{}]}, "x")
+
+
+@pytest.mark.parametrize(
+    ("link", "words"),
+    [
+        (Link(netem="veth", emulation="veth"), "nothing added"),
+        (Link(netem="delay=20ms", emulation="netem"), "delay=20ms, by the kernel's netem"),
+        (Link(netem="loss=1%", emulation="tap", because="no such qdisc"), "(no netem: no such"),
+    ],
+)
+def test_a_study_says_what_was_between_client_and_daemon(link: Link, words: str) -> None:
+    assert words in link.sentence
