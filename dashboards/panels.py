@@ -14,7 +14,7 @@ Builders of the SDK change themselves and are made anew for every use: hence fun
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 from grafana_foundation_sdk.builders import bargauge, dashboard, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import common as common_builders
@@ -22,12 +22,27 @@ from grafana_foundation_sdk.models import common, units
 from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from dashboards.queries import CLIENT, DAEMON, LEFT, RANGE, RATE, RIGHT, right_over_left
+from dashboards.queries import (
+    CLIENT,
+    DAEMON,
+    LEFT,
+    RANGE,
+    RATE,
+    RIGHT,
+    mean_run_seconds,
+    quantile,
+    rate,
+    right_over_left,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from grafana_foundation_sdk.cog.builder import Builder
 
     from dashboards.queries import Side
+
+    Panels = Sequence[Builder[models.Panel]]
 
 ET_COLOR, LT_COLOR = "#1F83E0", "#E0662B"
 GOOD, BAD, UNKNOWN = "#1A9960", "#E02F44", "#8E8E8E"
@@ -64,6 +79,15 @@ class Query:
     name: str = ""  # its letter, if a transformation or an override needs it
 
 
+class Look(TypedDict, total=False):
+    """How lines are drawn, where it is not as usual; *kinds* as in `graph`."""
+
+    span: int
+    height: int
+    kinds: Sequence[str]
+    legend: common.LegendPlacement
+
+
 def data_source() -> common.DataSourceRef:
     """Return the reference to the data source that the board's reader chose."""
     return common.DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -83,24 +107,71 @@ def graph(
     unit: str,
     description: str,
     *queries: Query,
-    span: int = 8,
-    kinds: Sequence[str] = (),
-    legend: common.LegendPlacement = common.LegendPlacement.BOTTOM,
+    **look: Unpack[Look],
 ) -> timeseries.Panel:
     """Return lines over time; *kinds* are words of the legend where a mode has several lines."""
     panel = _common(timeseries.Panel(), title, unit, description, queries)
-    panel = panel.span(span).height(9).min(0).line_width(2).fill_opacity(6)
-    panel = panel.show_points(common.VisibilityMode.AUTO).legend(_legend(legend))
+    panel = panel.span(look.get("span", 8)).height(look.get("height", 9))
+    panel = panel.min(0).line_width(2).fill_opacity(6)
+    placement = look.get("legend", common.LegendPlacement.BOTTOM)
+    panel = panel.show_points(common.VisibilityMode.AUTO).legend(_legend(placement))
     panel = panel.tooltip(
         common_builders.VizTooltipOptions()
         .mode(common.TooltipDisplayMode.MULTI)
         .sort(common.SortOrder.DESCENDING)
     )
+    kinds = look.get("kinds", ())
     if len(kinds) > len(SIDES):
         return _by_kind(panel, kinds)
     for second in kinds[1:]:
         panel = _dashed(panel, _word(second))
     return by_mode(panel)
+
+
+def rates(
+    title: str, unit: str, description: str, counter: str, labels: str, **look: Unpack[Look]
+) -> timeseries.Panel:
+    """Return the rate of a *counter*, a line for each value of *labels*, which are its name."""
+    return graph(title, unit, description, rate_of(counter, labels), **look)
+
+
+def quantiles(
+    title: str, unit: str, description: str, buckets: str, labels: str
+) -> timeseries.Panel:
+    """Return median and 99th percentile of a histogram, given its `_bucket` series."""
+    queries = (
+        Query(quantile(q, buckets, labels), f"{named(labels)} {name}")
+        for q, name in ((0.5, "p50"), (0.99, "p99"))
+    )
+    return graph(title, unit, description, *queries, kinds=("p50", "p99"))
+
+
+def rate_of(counter: str, labels: str, word: str = "") -> Query:
+    """Return the rate of a *counter* by *labels*, named by them and perhaps a *word*."""
+    return Query(rate(counter, labels), f"{named(labels)} {word}".strip())
+
+
+def p99_of(buckets: str, labels: str) -> Query:
+    """Return the 99th percentile of a histogram by *labels*, named by them."""
+    return Query(quantile(0.99, buckets, labels), named(labels))
+
+
+def named(labels: str) -> str:
+    """Return a legend of the values of *labels*: ``"mode, op"`` becomes ``"{{mode}} {{op}}"``."""
+    return " ".join(f"{{{{{label}}}}}" for label in labels.split(", "))
+
+
+def program_times(title: str, matchers: str, span: int) -> bargauge.Panel:
+    """Return what the probe's own programs take, as far as it was told to measure that."""
+    return bars(
+        title,
+        units.Seconds,
+        "Mean time in the probe's programs, per run, sampled since the probe started "
+        "(etlt-probe --stats). Each system call of a watched process pays for two.",
+        Query(mean_run_seconds(matchers), "{{program}}"),
+        empty=NEEDS_STATS,
+        span=span,
+    )
 
 
 def number(
@@ -386,6 +457,13 @@ def probe_job_variable() -> dashboard.QueryVariable:
     return choice("probe_job", "label_values(etlt_probe_collect_seconds, job)")
 
 
+def probe_instance_variable() -> dashboard.QueryVariable:
+    """Return the choice of probes."""
+    return choice(
+        "probe_instance", 'label_values(etlt_probe_collect_seconds{job=~"$probe_job"}, instance)'
+    )
+
+
 def client_job_variable() -> dashboard.QueryVariable:
     """Return the choice of the clients' jobs."""
     return choice("client_job", "label_values(etlt_load_connections, job)")
@@ -426,8 +504,28 @@ def _annotation(name: str, color: str) -> dashboard.AnnotationQuery:
     )
 
 
-def board(uid: str, description: str) -> dashboard.Dashboard:
-    """Return an empty board in house style, with links to the others."""
+def board(
+    uid: str,
+    description: str,
+    *,
+    variables: Sequence[Builder[models.VariableModel]],
+    annotations: Sequence[dashboard.AnnotationQuery] = (),
+    rows: Mapping[str, Panels],
+) -> dashboard.Dashboard:
+    """Return a board in house style, with links to the others; *rows* are panels by heading."""
+    whole = _empty(uid, description)
+    for variable in variables:
+        whole = whole.with_variable(variable)
+    for annotation in annotations:
+        whole = whole.annotation(annotation)
+    for heading, panels in rows.items():
+        whole = whole.with_row(dashboard.Row(heading))
+        for panel in panels:
+            whole = whole.with_panel(panel)
+    return whole
+
+
+def _empty(uid: str, description: str) -> dashboard.Dashboard:
     title = dict(BOARDS)[uid]
     empty = (
         dashboard.Dashboard(f"etlt / {title}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grafana_foundation_sdk.builders.dashboard import Row
 from grafana_foundation_sdk.models import units
 
 from dashboards import panels
@@ -26,7 +25,6 @@ from dashboards.queries import (
     WHOLE_SCRAPES,
     WITNESS_TOLERANCE,
     is_comparable,
-    mean_run_seconds,
     of_targets,
     offered_ratio,
     over,
@@ -36,7 +34,10 @@ from dashboards.queries import (
 )
 
 if TYPE_CHECKING:
+    from grafana_foundation_sdk.builders import stat, table
     from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+    from dashboards.panels import Panels
 
 EAGAINS = 'etltd_syscall_eagain_total{syscall!="accept4"}'
 READS = 'etltd_syscall_eagain_total{syscall="recvfrom"}'
@@ -48,249 +49,218 @@ COMPARED = 'mode=~"$left|$right"'
 
 def board() -> Dashboard:
     """Return the board."""
-    empty = panels.board(
+    return panels.board(
         "etlt-et-vs-lt",
         "Edge- against level-triggered epoll under the same load: the daemon, the load client and "
         "the kernel as three witnesses.",
-    )
-    for variable in (
-        panels.datasource_variable(),
-        panels.job_variable(),
-        panels.probe_job_variable(),
-        panels.client_job_variable(),
-        panels.instance_variable(),
-        panels.choice(
-            "run", f"label_values(etlt_load_connections{{{CLIENT}}}, run_id)", label="Run"
+        variables=(
+            panels.datasource_variable(),
+            panels.job_variable(),
+            panels.probe_job_variable(),
+            panels.client_job_variable(),
+            panels.instance_variable(),
+            panels.choice(
+                "run", f"label_values(etlt_load_connections{{{CLIENT}}}, run_id)", label="Run"
+            ),
+            panels.side_variable(LEFT, "lt"),
+            panels.side_variable(RIGHT, "et"),
         ),
-        panels.side_variable(LEFT, "lt"),
-        panels.side_variable(RIGHT, "et"),
-    ):
-        empty = empty.with_variable(variable)
-    empty = empty.annotation(panels.runs()).annotation(panels.restarts())
-    for add in (_verdict, _gates, _rate, _mechanism, _latency, _observing, _runs):
-        empty = add(empty)
-    return empty
+        annotations=(panels.runs(), panels.restarts()),
+        rows={
+            "Verdict: what one delivered message costs": (*_verdicts(), _comparable(), *_gates()),
+            "Rate": _rate(),
+            "Mechanism": (*_wakeups(), *_calls()),
+            "Latency": _latency(),
+            "Cost of observing": (*_observing(), *_disturbing()),
+            "Runs in this time range": (_runs(),),
+        },
+    )
 
 
-def _verdict(board: Dashboard) -> Dashboard:
+def _verdicts() -> Panels:
     per_message = "Over the whole time range, per copy that was delivered."
     return (
-        board.with_row(Row("Verdict: what one delivered message costs"))
-        .with_panel(
-            panels.verdict(
-                "Wakeups per message",
-                units.Short,
-                f"Returns of epoll_wait with at least one event. {per_message}",
-                lambda side: side.per_delivered("etltd_epoll_wakeups_total"),
-            )
-        )
-        .with_panel(
-            panels.verdict(
-                "System calls per message",
-                units.Short,
-                f"All system calls of the loop. {per_message}",
-                lambda side: side.per_delivered("etltd_syscalls_total"),
-            )
-        )
-        .with_panel(
-            panels.verdict(
-                "CPU time per message",
-                units.Seconds,
-                f"User and system time of the process, by getrusage. {per_message}",
-                lambda side: side.per_delivered("etltd_cpu_seconds_total"),
-            )
-        )
-        .with_panel(
-            panels.verdict(
-                "EAGAINs per message",
-                units.Short,
-                "Reads and writes that found nothing to do: what ET pays to know that a socket is "
-                f"empty. {per_message}",
-                lambda side: side.per_delivered(EAGAINS),
-                third=DIFFERENCE,
-            )
-        )
-        .with_panel(
-            panels.verdict(
-                "Latency, p99",
-                units.Seconds,
-                "From the moment a message was due to its arrival at another client, over the runs "
-                "in the time range.",
-                lambda side: side.client_total_quantile(0.99, LATENCY),
-            )
-        )
-        .with_panel(
-            panels.yes_or_no(
-                "Is it comparable?",
-                "Every gate below must hold, for both sides. A difference shown while one does not "
-                "is no evidence. One run per side shows no difference in times either: "
-                "`loadclient compare` does that.",
-                ("comparable", "not comparable"),
-                Query(is_comparable(), "verdict"),
-                span=8,
-            )
-        )
+        panels.verdict(
+            "Wakeups per message",
+            units.Short,
+            f"Returns of epoll_wait with at least one event. {per_message}",
+            lambda side: side.per_delivered("etltd_epoll_wakeups_total"),
+        ),
+        panels.verdict(
+            "System calls per message",
+            units.Short,
+            f"All system calls of the loop. {per_message}",
+            lambda side: side.per_delivered("etltd_syscalls_total"),
+        ),
+        panels.verdict(
+            "CPU time per message",
+            units.Seconds,
+            f"User and system time of the process, by getrusage. {per_message}",
+            lambda side: side.per_delivered("etltd_cpu_seconds_total"),
+        ),
+        panels.verdict(
+            "EAGAINs per message",
+            units.Short,
+            "Reads and writes that found nothing to do: what ET pays to know that a socket is "
+            f"empty. {per_message}",
+            lambda side: side.per_delivered(EAGAINS),
+            third=DIFFERENCE,
+        ),
+        panels.verdict(
+            "Latency, p99",
+            units.Seconds,
+            "From the moment a message was due to its arrival at another client, over the runs "
+            "in the time range.",
+            lambda side: side.client_total_quantile(0.99, LATENCY),
+        ),
     )
 
 
-def _gates(board: Dashboard) -> Dashboard:
+def _comparable() -> stat.Panel:
+    return panels.yes_or_no(
+        "Is it comparable?",
+        "Every gate below must hold, for both sides. A difference shown while one does not "
+        "is no evidence. One run per side shows no difference in times either: "
+        "`loadclient compare` does that.",
+        ("comparable", "not comparable"),
+        Query(is_comparable(), "verdict"),
+        span=8,
+    )
+
+
+def _gates() -> Panels:
     offered = (1 - OFFERED_TOLERANCE, 1 + OFFERED_TOLERANCE)
     agreed = (1 - WITNESS_TOLERANCE, 1 + WITNESS_TOLERANCE)
     return (
-        board.with_panel(
-            panels.gate(
-                "Gate: offered load, right over left",
-                "Messages that came due, right over left. Both sides must be offered the same.",
-                offered,
-                Query(offered_ratio(), "right / left"),
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.gate(
-                "Gate: delivery ratio",
-                "Copies that the client received over the copies it was owed. A server that does "
-                "not deliver is cheap.",
-                (WHOLE_DELIVERY, 1.001),
-                *sides(lambda side: side.delivery_ratio()),
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.gate(
-                "Gate: kernel count over daemon count",
-                "Returns of epoll_wait as the probe counted them, over the daemon's own count. "
-                "Without a probe there is no second witness, and nothing is shown.",
-                agreed,
-                *sides(lambda side: side.witness_ratio()),
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.gate(
-                "Gate: scrape health",
-                "Lowest share of scrapes that worked, over the targets of the daemons and the "
-                "probes. Counters of what was not scraped are guesses.",
-                (WHOLE_SCRAPES, 1.001),
-                Query(scrapes("etltd_build_info", DAEMON), "daemons"),
-                Query(scrapes("etlt_probe_collect_seconds", PROBE), "probes"),
-                span=6,
-            )
-        )
+        panels.gate(
+            "Gate: offered load, right over left",
+            "Messages that came due, right over left. Both sides must be offered the same.",
+            offered,
+            Query(offered_ratio(), "right / left"),
+            span=6,
+        ),
+        panels.gate(
+            "Gate: delivery ratio",
+            "Copies that the client received over the copies it was owed. A server that does "
+            "not deliver is cheap.",
+            (WHOLE_DELIVERY, 1.001),
+            *sides(lambda side: side.delivery_ratio()),
+            span=6,
+        ),
+        panels.gate(
+            "Gate: kernel count over daemon count",
+            "Returns of epoll_wait as the probe counted them, over the daemon's own count. "
+            "Without a probe there is no second witness, and nothing is shown.",
+            agreed,
+            *sides(lambda side: side.witness_ratio()),
+            span=6,
+        ),
+        panels.gate(
+            "Gate: scrape health",
+            "Lowest share of scrapes that worked, over the targets of the daemons and the "
+            "probes. Counters of what was not scraped are guesses.",
+            (WHOLE_SCRAPES, 1.001),
+            Query(scrapes("etltd_build_info", DAEMON), "daemons"),
+            Query(scrapes("etlt_probe_collect_seconds", PROBE), "probes"),
+            span=6,
+        ),
     )
 
 
-def _rate(board: Dashboard) -> Dashboard:
+def _rate() -> Panels:
     return (
-        board.with_row(Row("Rate"))
-        .with_panel(
-            panels.graph(
-                "Messages offered",
-                units.MessagesPerSecond,
-                "Messages that came due by the clients' schedules: the load, whatever the server "
-                "does.",
-                *sides(lambda side: side.client_rate("etlt_load_messages_offered_total")),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Messages delivered",
-                units.MessagesPerSecond,
-                "Copies handed to the kernel by the daemon, and copies received by the client.",
-                *sides(lambda side: side.rate(DELIVERED), "daemon"),
-                *sides(
-                    lambda side: side.client_rate("etlt_load_messages_received_total"), "client"
-                ),
-                kinds=("daemon", "client"),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "CPU",
-                units.PercentUnit,
-                "CPU seconds per second of the daemon; the loop has one core.",
-                *sides(lambda side: side.rate("etltd_cpu_seconds_total")),
-            )
-        )
+        panels.graph(
+            "Messages offered",
+            units.MessagesPerSecond,
+            "Messages that came due by the clients' schedules: the load, whatever the server does.",
+            *sides(lambda side: side.client_rate("etlt_load_messages_offered_total")),
+        ),
+        panels.graph(
+            "Messages delivered",
+            units.MessagesPerSecond,
+            "Copies handed to the kernel by the daemon, and copies received by the client.",
+            *sides(lambda side: side.rate(DELIVERED), "daemon"),
+            *sides(lambda side: side.client_rate("etlt_load_messages_received_total"), "client"),
+            kinds=("daemon", "client"),
+        ),
+        panels.graph(
+            "CPU",
+            units.PercentUnit,
+            "CPU seconds per second of the daemon; the loop has one core.",
+            *sides(lambda side: side.rate("etltd_cpu_seconds_total")),
+        ),
     )
 
 
-def _mechanism(board: Dashboard) -> Dashboard:
+def _wakeups() -> Panels:
     return (
-        board.with_row(Row("Mechanism"))
-        .with_panel(
-            panels.graph(
-                "Wakeups",
-                units.OpsPerSecond,
-                "Returns of epoll_wait with events: by the daemon, and by the kernel (waits that "
-                "slept, and waits that found events at once).",
-                *sides(lambda side: side.rate("etltd_epoll_wakeups_total"), "daemon"),
-                *sides(
-                    lambda side: side.rate(
-                        'etlt_probe_epoll_waits_total{outcome=~"wakeup|ready"}', PROBE
-                    ),
-                    "kernel",
+        panels.graph(
+            "Wakeups",
+            units.OpsPerSecond,
+            "Returns of epoll_wait with events: by the daemon, and by the kernel (waits that "
+            "slept, and waits that found events at once).",
+            *sides(lambda side: side.rate("etltd_epoll_wakeups_total"), "daemon"),
+            *sides(
+                lambda side: side.rate(
+                    'etlt_probe_epoll_waits_total{outcome=~"wakeup|ready"}', PROBE
                 ),
-                kinds=("daemon", "kernel"),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Events per wakeup",
-                units.Short,
-                "Mean number of events that one wakeup brings, by the daemon and by the kernel.",
-                *sides(lambda side: side.recent_mean("etltd_wakeup_events"), "daemon"),
-                *sides(
-                    lambda side: side.recent_mean("etlt_probe_epoll_events_per_wait", PROBE),
-                    "kernel",
+                "kernel",
+            ),
+            kinds=("daemon", "kernel"),
+        ),
+        panels.graph(
+            "Events per wakeup",
+            units.Short,
+            "Mean number of events that one wakeup brings, by the daemon and by the kernel.",
+            *sides(lambda side: side.recent_mean("etltd_wakeup_events"), "daemon"),
+            *sides(
+                lambda side: side.recent_mean("etlt_probe_epoll_events_per_wait", PROBE),
+                "kernel",
+            ),
+            kinds=("daemon", "kernel"),
+        ),
+        panels.graph(
+            "Messages per batch",
+            units.Short,
+            "Mean number of messages read in one tick that read any. A larger batch is cheaper "
+            "to fan out: a difference here explains one in CPU.",
+            *sides(lambda side: side.recent_mean("etltd_batch_messages")),
+        ),
+    )
+
+
+def _calls() -> Panels:
+    return (
+        panels.bars(
+            "System calls per message, by kind",
+            units.Short,
+            "Recent system calls of the loop per delivered copy.",
+            *sides(
+                lambda side: _nonzero(
+                    side.recent_per_delivered("etltd_syscalls_total", by="syscall")
                 ),
-                kinds=("daemon", "kernel"),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Messages per batch",
-                units.Short,
-                "Mean number of messages read in one tick that read any. A larger batch is cheaper "
-                "to fan out: a difference here explains one in CPU.",
-                *sides(lambda side: side.recent_mean("etltd_batch_messages")),
-            )
-        )
-        .with_panel(
-            panels.bars(
-                "System calls per message, by kind",
-                units.Short,
-                "Recent system calls of the loop per delivered copy.",
-                *sides(
-                    lambda side: _nonzero(
-                        side.recent_per_delivered("etltd_syscalls_total", by="syscall")
-                    ),
-                    "{{syscall}}",
-                ),
-                span=8,
-                height=12,
-            )
-        )
-        .with_panel(
-            panels.bars(
-                "epoll_ctl by operation",
-                units.OpsPerSecond,
-                "Recent calls per second. LT asks for EPOLLOUT when a peer is behind and takes it "
-                "back (mod); ET never modifies.",
-                *sides(lambda side: side.rate("etltd_epoll_ctl_total", by="op"), "{{op}}"),
-                span=8,
-                height=12,
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Reads that found nothing",
-                units.OpsPerSecond,
-                "recvfrom calls that returned EAGAIN: the end of a drain under ET, never seen "
-                "under LT.",
-                *sides(lambda side: side.rate(READS)),
-            ).height(12)
-        )
+                "{{syscall}}",
+            ),
+            span=8,
+            height=12,
+        ),
+        panels.bars(
+            "epoll_ctl by operation",
+            units.OpsPerSecond,
+            "Recent calls per second. LT asks for EPOLLOUT when a peer is behind and takes it "
+            "back (mod); ET never modifies.",
+            *sides(lambda side: side.rate("etltd_epoll_ctl_total", by="op"), "{{op}}"),
+            span=8,
+            height=12,
+        ),
+        panels.graph(
+            "Reads that found nothing",
+            units.OpsPerSecond,
+            "recvfrom calls that returned EAGAIN: the end of a drain under ET, never seen "
+            "under LT.",
+            *sides(lambda side: side.rate(READS)),
+            height=12,
+        ),
     )
 
 
@@ -299,91 +269,70 @@ def _nonzero(expression: str) -> str:
     return f"({expression}) > 0"
 
 
-def _latency(board: Dashboard) -> Dashboard:
+def _latency() -> Panels:
     return (
-        board.with_row(Row("Latency"))
-        .with_panel(
-            panels.graph(
-                "Delivery latency",
-                units.Seconds,
-                "From the moment a message was due (corrected for a client that is late), p50 and "
-                "p99.",
-                *sides(lambda side: side.client_quantile(0.5, LATENCY), "p50"),
-                *sides(lambda side: side.client_quantile(0.99, LATENCY), "p99"),
-                kinds=("p50", "p99"),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Delivery latency since sent, p99",
-                units.Seconds,
-                "From the moment a message was really sent. Where it is lower than the corrected "
-                "one, the client was held up.",
-                *sides(lambda side: side.client_quantile(0.99, UNCORRECTED)),
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Tick duration, p99",
-                units.Seconds,
-                "From the return of epoll_wait to the end of the tick: how long a peer waits for "
-                "its turn.",
-                *sides(lambda side: side.quantile(0.99, "etltd_tick_seconds")),
-            )
-        )
+        panels.graph(
+            "Delivery latency",
+            units.Seconds,
+            "From the moment a message was due (corrected for a client that is late), p50 and p99.",
+            *sides(lambda side: side.client_quantile(0.5, LATENCY), "p50"),
+            *sides(lambda side: side.client_quantile(0.99, LATENCY), "p99"),
+            kinds=("p50", "p99"),
+        ),
+        panels.graph(
+            "Delivery latency since sent, p99",
+            units.Seconds,
+            "From the moment a message was really sent. Where it is lower than the corrected "
+            "one, the client was held up.",
+            *sides(lambda side: side.client_quantile(0.99, UNCORRECTED)),
+        ),
+        panels.graph(
+            "Tick duration, p99",
+            units.Seconds,
+            "From the return of epoll_wait to the end of the tick: how long a peer waits for "
+            "its turn.",
+            *sides(lambda side: side.quantile(0.99, "etltd_tick_seconds")),
+        ),
     )
 
 
-def _observing(board: Dashboard) -> Dashboard:
+def _observing() -> Panels:
     return (
-        board.with_row(Row("Cost of observing"))
-        .with_panel(
-            panels.bars(
-                "Probe: time per program run",
-                units.Seconds,
-                "Mean time in the probe's programs, per run, sampled since the probe started "
-                "(etlt-probe --stats). Each system call of a daemon pays for two.",
-                Query(mean_run_seconds(PROBE), "{{program}}"),
-                empty=panels.NEEDS_STATS,
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Scrape duration",
-                units.Seconds,
-                "How long Prometheus waited for an answer. A scrape holds the daemon's interpreter "
-                "lock for a part of it, equally in both modes.",
-                Query(_scrape_seconds("etltd_build_info", DAEMON), "daemons"),
-                Query(_scrape_seconds("etlt_probe_collect_seconds", PROBE), "probes"),
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "System calls of other threads",
-                units.OpsPerSecond,
-                "System calls of the daemons outside the loop: what answering scrapes costs them.",
-                Query(
-                    rate(f"etlt_probe_other_thread_syscalls_total{{{PROBE}, {COMPARED}}}", "mode"),
-                    "{{mode}}",
-                ),
-                span=6,
-            )
-        )
-        .with_panel(
-            panels.graph(
-                "Client: schedule lag, p99",
-                units.Seconds,
-                "How late the client itself sent. Near the latency, the client is what was "
-                "measured.",
-                Query(
-                    quantile(0.99, f"etlt_load_schedule_lag_seconds_bucket{{{RUNS}}}", "mode"),
-                    "{{mode}}",
-                ),
-                span=6,
-            )
-        )
+        panels.program_times("Probe: time per program run", PROBE, span=6),
+        panels.graph(
+            "Scrape duration",
+            units.Seconds,
+            "How long Prometheus waited for an answer. A scrape holds the daemon's interpreter "
+            "lock for a part of it, equally in both modes.",
+            Query(_scrape_seconds("etltd_build_info", DAEMON), "daemons"),
+            Query(_scrape_seconds("etlt_probe_collect_seconds", PROBE), "probes"),
+            span=6,
+        ),
+    )
+
+
+def _disturbing() -> Panels:
+    return (
+        panels.graph(
+            "System calls of other threads",
+            units.OpsPerSecond,
+            "System calls of the daemons outside the loop: what answering scrapes costs them.",
+            Query(
+                rate(f"etlt_probe_other_thread_syscalls_total{{{PROBE}, {COMPARED}}}", "mode"),
+                "{{mode}}",
+            ),
+            span=6,
+        ),
+        panels.graph(
+            "Client: schedule lag, p99",
+            units.Seconds,
+            "How late the client itself sent. Near the latency, the client is what was measured.",
+            Query(
+                quantile(0.99, f"etlt_load_schedule_lag_seconds_bucket{{{RUNS}}}", "mode"),
+                "{{mode}}",
+            ),
+            span=6,
+        ),
     )
 
 
@@ -391,7 +340,7 @@ def _scrape_seconds(metric: str, matchers: str) -> str:
     return f"max({of_targets(f'scrape_duration_seconds{{{matchers}}}', metric, matchers)})"
 
 
-def _runs(board: Dashboard) -> Dashboard:
+def _runs() -> table.Panel:
     def total(metric: str, labels: str = "run_id") -> str:
         return f"sum by ({labels}) (max_over_time({metric}{{{RUNS}}}[{RANGE}]))"
 
@@ -410,12 +359,10 @@ def _runs(board: Dashboard) -> Dashboard:
         (Query(over(received, f"({received} + {lost})"), "", "E"), "delivered", units.PercentUnit),
         (Query(p99, "", "F"), "latency p99", units.Seconds),
     )
-    return board.with_row(Row("Runs in this time range")).with_panel(
-        panels.rows_by(
-            "run_id",
-            "Runs",
-            "What the client counted in each run, exact once the run is settled. Take a run's name "
-            "as left or right to see it against another.",
-            columns,
-        )
+    return panels.rows_by(
+        "run_id",
+        "Runs",
+        "What the client counted in each run, exact once the run is settled. Take a run's name "
+        "as left or right to see it against another.",
+        columns,
     )
