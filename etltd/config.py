@@ -101,6 +101,10 @@ class Config:
     port: Annotated[Port, WHERE] = 9000
     """TCP port for chat clients; 0 takes a free one."""
 
+    listener: Annotated[Literal["own", "reuseport", "exclusive", "shared"], EXPERIMENT] = "own"
+    """How processes share a port: not at all; each with a socket of its own (SO_REUSEPORT); or all
+    with one that LISTEN_FDS passes, which wakes one of them (EPOLLEXCLUSIVE) or all."""
+
     unix: Annotated[File, WHERE] = None
     """Listen on this Unix socket too."""
 

@@ -108,14 +108,21 @@ class Daemon:
         adopted = [
             sock for name, socks in self._adopted.items() if name != "metrics" for sock in socks
         ]
+        config = self.config
         for sock in adopted:
             yield _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, sock))
         if adopted:
             return
-        config = self.config
+        if config.listener in {"exclusive", "shared"}:
+            raise StartError(
+                f"--listener {config.listener} shares a socket that LISTEN_FDS passes, and none was"
+            )
+        reuse_port = config.listener == "reuseport"
         yield _or_start_error(
             f"{config.host}:{config.port}",
-            lambda: listeners.bind_tcp(config.host, config.port, config.backlog),
+            lambda: listeners.bind_tcp(
+                config.host, config.port, config.backlog, reuse_port=reuse_port
+            ),
         )
         path = config.unix
         if path is not None:

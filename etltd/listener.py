@@ -1,6 +1,7 @@
 """Listening sockets: bind or adopt them, accept from them, survive the lack of descriptors.
 
-They stay level-triggered in both modes, so that accepting is not part of the experiment.
+A process's own stays level-triggered in both modes, so that accepting is not part of the
+experiment; what several processes share is woken as `etltd.trigger.accept_mask` says.
 """
 
 from __future__ import annotations
@@ -108,8 +109,11 @@ def adopt(sock: socket.socket) -> Listener:
     return Listener(sock)
 
 
-def bind_tcp(host: str, port: int, backlog: int) -> Listener:
+def bind_tcp(host: str, port: int, backlog: int, *, reuse_port: bool = False) -> Listener:
     """Listen on *host*, a name or an address of either family, and *port* (0: any free one).
+
+    *reuse_port* lets other processes of the same user do so as well; the kernel deals the
+    connections out among them (SO_REUSEPORT, socket(7)).
 
     Raises:
         OSError: the name is unknown or the address is taken.
@@ -120,6 +124,7 @@ def bind_tcp(host: str, port: int, backlog: int) -> Listener:
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
         sock.bind(address)
         sock.listen(backlog)
         return Listener(sock)

@@ -56,6 +56,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._buffer = memoryview(bytearray(config.recv_bytes))
         self._listeners: dict[int, Listener] = {}
+        self._accept_mask = triggers.accept_mask(self.trigger, config.listener)
         self._paused: dict[int, int] = {}  # listener fd: when to try again
         self._services: dict[int, Callable[[], None]] = {}
         self._revisit: dict[int, Connection] = {}
@@ -65,7 +66,7 @@ class Reactor:
     def listen(self, listener: Listener) -> None:
         """Accept peers from *listener*."""
         self._listeners[listener.fd] = listener
-        self._register(listener.fd, select.EPOLLIN)
+        self._register(listener.fd, self._accept_mask)
 
     def serve(self, fd: int, service: Callable[[], None]) -> None:
         """Call *service* in each tick in which *fd* is readable."""
@@ -208,6 +209,9 @@ class Reactor:
                 conn = self.roster.admit(*accepted, now_ns=self.ticked_ns)
                 if conn is not None:
                     self.watch(conn)
+        if triggers.forgets(self._accept_mask):
+            self._unregister(listener.fd)  # who still waits is reported with the next ADD; a MOD
+            self._register(listener.fd, self._accept_mask)  # is refused where EPOLLEXCLUSIVE is set
 
     def _pause(self, listener: Listener) -> None:
         """Stop being told of a backlog that cannot be emptied: level-triggered, it would spin."""
@@ -298,7 +302,7 @@ class Reactor:
         for fd, until_ns in list(self._paused.items()):
             if now_ns >= until_ns:
                 del self._paused[fd]
-                self._register(fd, select.EPOLLIN)
+                self._register(fd, self._accept_mask)
         if self.config.idle_timeout:
             oldest_ns = now_ns - round(self.config.idle_timeout * 1e9)
             for conn in self.connections.values():

@@ -21,11 +21,15 @@ What follows from them is in three answers and nothing else:
 The price: ET pays about one read that finds nothing per drained event, LT pays MODs on the write
 side and has its ready list polled again. `--drain short-read` takes ET's price away, and is safe
 only while no hang-up is pending (the reactor sees to that).
+
+A listener of one process stays level-triggered in both modes: accepting is no part of the
+experiment. One port for several processes makes it the experiment (`accept_mask`): the kernel wakes
+one of them for a connection or all (EPOLLEXCLUSIVE: epoll_ctl(2)), once or until it is accepted.
 """
 
 from __future__ import annotations
 
-from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ class Trigger(Protocol):
 
     name: str
     reads_per_event: int
+    accept: int  # interest in a listener that other processes wait for, too
 
     def mask(self, *, wants_read: bool, wants_write: bool) -> int:
         """Return the interest mask of a peer in this state."""
@@ -52,6 +57,7 @@ class LevelTriggered:
 
     name = "lt"
     reads_per_event = 1
+    accept = EPOLLIN
 
     def mask(self, *, wants_read: bool, wants_write: bool) -> int:
         """Return what is wanted now; every change costs one ``epoll_ctl``."""
@@ -66,6 +72,7 @@ class EdgeTriggered:
 
     name = "et"
     reads_per_event = 16  # 1 MiB at the default buffer size; then the neighbours have a turn
+    accept = EPOLLIN | EPOLLET
 
     def mask(self, *, wants_read: bool, wants_write: bool) -> int:  # noqa: ARG002 - always the same
         """Return everything, once and for all."""
@@ -79,3 +86,15 @@ class EdgeTriggered:
 def named(mode: str) -> Trigger:
     """Return the trigger called *mode*, ``lt`` or ``et``."""
     return LevelTriggered() if mode == "lt" else EdgeTriggered()
+
+
+def accept_mask(trigger: Trigger, listener: str) -> int:
+    """Return the interest in a listening socket that is used as ``--listener`` says."""
+    if listener == "own":
+        return EPOLLIN
+    return trigger.accept | (EPOLLEXCLUSIVE if listener == "exclusive" else 0)
+
+
+def forgets(mask: int) -> bool:
+    """Whether who is interested by *mask* must remember itself what it left undone."""
+    return bool(mask & EPOLLET)

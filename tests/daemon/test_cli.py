@@ -26,6 +26,7 @@ TEXTS = {  # option: what its refusals say is allowed, and wrong values
     "slow_consumer": ('Choose from: "drop", "evict"', ["", "kick"]),
     "drain": ('Choose from: "eagain", "short-read"', ["", "short_read"]),
     "fan_out": ('Choose from: "batch", "message"', ["", "both"]),
+    "listener": ('Choose from: "own", "reuseport", "exclusive", "shared"', ["", "both"]),
     "log_format": ('Choose from: "text", "json"', ["", "xml"]),
     "log_level": ('Choose from: "debug", "info", "warning", "error"', ["", "INFO"]),
     "host": ("is not a host name or an IP address", ["", "a..b", "x" * 64 + ".example"]),

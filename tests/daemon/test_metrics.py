@@ -41,6 +41,7 @@ NAMES = {
     "config": (
         "info",
         {"drain", "reads_per_event", "recv_bytes", "max_events", "fan_out", "max_connections"}
+        | {"listener"}
         | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"},
     ),
     "start_time_seconds": ("gauge", None),

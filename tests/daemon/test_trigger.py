@@ -1,4 +1,4 @@
-from select import EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP
+from select import EPOLLET, EPOLLEXCLUSIVE, EPOLLIN, EPOLLOUT, EPOLLRDHUP
 from types import SimpleNamespace
 
 import pytest
@@ -31,3 +31,20 @@ def test_only_edge_triggered_remembers_an_unfinished_turn() -> None:
     assert not revisit
     trigger.named("et").unfinished(peer, revisit)  # type: ignore[arg-type]
     assert revisit == {7: peer}
+
+
+@pytest.mark.parametrize("mode", ["lt", "et"])
+def test_a_listener_of_ones_own_is_level_triggered_in_both_modes(mode: str) -> None:
+    """Accepting is no part of the experiment, unless it is shared."""
+    assert trigger.accept_mask(trigger.named(mode), "own") == EPOLLIN
+
+
+@pytest.mark.parametrize("listener", ["reuseport", "exclusive", "shared"])
+def test_a_shared_port_is_accepted_from_as_the_mode_says(listener: str) -> None:
+    lt = trigger.accept_mask(trigger.named("lt"), listener)
+    et = trigger.accept_mask(trigger.named("et"), listener)
+
+    assert lt == EPOLLIN | (EPOLLEXCLUSIVE if listener == "exclusive" else 0)
+    assert et == lt | EPOLLET
+    assert trigger.forgets(et)
+    assert not trigger.forgets(lt)

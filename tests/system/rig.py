@@ -133,6 +133,7 @@ class DaemonProcess:
         prefix: Iterable[str] = (),
         ports: tuple[str, ...] = ("--port", "0", "--metrics-port", "0"),
         variables: Mapping[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
     ) -> None:
         self._log = log
         self._clients: list[Client] = []
@@ -142,6 +143,7 @@ class DaemonProcess:
                 stderr=stderr,
                 stdout=stderr,
                 env=environment(**(variables or {})),
+                pass_fds=pass_fds,
             )
         self.pid = self.process.pid
 

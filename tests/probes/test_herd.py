@@ -1,0 +1,60 @@
+"""The thundering herd as the kernel sees it: which loops wake for a connection to a shared port."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.probes.rig import Exporter, wait_until
+from tests.system.herd import Herd, Starter
+from tests.system.rig import total
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = [pytest.mark.kernel, pytest.mark.system]
+
+CONNECTIONS = 29
+
+
+def kernel_count(exporter: Exporter, name: str, **labels: str) -> float:
+    """Return what the probe counted of *name* over all that it watches."""
+    wanted = set(labels.items())
+    return sum(
+        value
+        for (series, found), value in exporter.samples().items()
+        if series == name and wanted <= found
+    )
+
+
+def waits_with_events(exporter: Exporter) -> float:
+    return sum(
+        kernel_count(exporter, "epoll_waits_total", outcome=outcome)
+        for outcome in ("wakeup", "ready")
+    )
+
+
+def wakeups(herd: Herd) -> float:
+    return sum(total(daemon.metrics(), "epoll_wakeups_total") for daemon in herd.daemons)
+
+
+@pytest.mark.parametrize("listener", ["exclusive", "shared"])
+def test_the_kernel_counts_the_herd_as_the_daemons_do(tmp_path: Path, listener: str) -> None:
+    """A herd that only the daemons had seen could be a fault of their counters."""
+    with Starter(tmp_path) as starter:
+        herd = starter.start("lt", listener, 3)
+        exporter = Exporter(*(word for d in herd.daemons for word in ("--pid", str(d.pid))))
+        try:
+            wait_until(lambda: kernel_count(exporter, "target_up") >= 1, "the probe has them")
+            waits, own = waits_with_events(exporter), wakeups(herd)
+            slept = kernel_count(exporter, "context_switches_total", kind="voluntary")
+
+            woken = herd.connect(CONNECTIONS)
+
+            assert waits_with_events(exporter) - waits == wakeups(herd) - own
+            slept = kernel_count(exporter, "context_switches_total", kind="voluntary") - slept
+            assert slept >= woken.sleeps
+            assert (woken.sleeps > 2 * CONNECTIONS) == (listener == "shared")
+        finally:
+            exporter.stop()
