@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from loadclient.tether import tied
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -39,7 +41,7 @@ class Daemon:
 def running_daemon(
     mode: str, log: Path, *more: str, within: Sequence[str] = ()
 ) -> Iterator[Daemon]:
-    """Run `etltd` on free ports, with *more* options, until the block ends.
+    """Run `etltd` on free ports, with *more* options, until the block ends or we are killed.
 
     *within* is a command that runs another one with its own pid, such as nsenter.
     """
@@ -53,6 +55,7 @@ def running_daemon(
             stdin=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,  # Ctrl-C is for us: it must not take the daemon from a run
+            preexec_fn=tied(),  # noqa: PLW1509 - it makes two system calls and takes no lock
         )
     try:
         yield _await_listening(process, log)

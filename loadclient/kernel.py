@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from loadclient.server import Counters, count
+from loadclient.tether import tied
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +47,7 @@ class KernelWitness:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for us; the probe ends when we say so
+            preexec_fn=tied(),  # noqa: PLW1509 - it makes two system calls and takes no lock
         )
         assert self._process.stderr is not None  # noqa: S101 - for the type checker
         said = ""

@@ -80,6 +80,9 @@ MUTANTS = [
     Mutant("a too long line is kept", "etltd/wire.py",
            '            self._tail = b""\n            self._discarding = True',
            "            self._discarding = True", "tests/daemon/test_wire.py"),
+    Mutant("a killed client leaves its daemons", "loadclient/tether.py",
+           "_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)", "pass",
+           "tests/load/test_tether.py"),
 ]  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from loadclient.daemon import running_daemon
 from loadclient.options import Options
 from loadclient.runner import Run
 from loadclient.server import count
+from loadclient.tether import tied
 from loadclient.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ def _silent() -> Iterator[int]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=tied(),  # noqa: PLW1509 - it makes two system calls and takes no lock
     )
     with process:
         try:

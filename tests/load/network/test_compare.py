@@ -21,6 +21,7 @@ from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.study import Design, Study
 from loadclient.network.conditions import parse
 from loadclient.network.link import network
+from tests.load.network.holding import held_by
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -89,6 +90,31 @@ def test_a_study_over_a_bad_network_is_interrupted_resumed_and_says_what_it_was_
         assert one.conditions["network"]["frames_forwarded"] > 0
     frames = [one.conditions["network"] for one in study.slices]
     assert sum(row.get("frames_lost", row.get("frames_dropped")) for row in frames) > 0
+
+
+def test_a_killed_client_leaves_no_daemon_and_no_namespace(tmp_path: Path) -> None:
+    """Nothing of ours runs at a SIGKILL: the kernel has to end what we started."""
+    (tmp_path / "s.toml").write_text(STUDY.replace("loss=2, delay=5", "veth"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "loadclient", "compare", "--study", "s.toml", "--no-probe"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as begun:
+        until(lambda: [child for child in children(begun.pid) if is_daemon(child)], 60)
+        started = children(begun.pid)
+        inodes = {(child / "ns/net").stat().st_ino for child in started if is_daemon(child)}
+        begun.kill()
+
+    until(lambda: not any(child.exists() for child in started))
+    until(lambda: not any(held_by(inode) for inode in inodes))
+    assert inodes
+
+
+def is_daemon(process: Path) -> bool:
+    """Tell whether a process is the daemon already: nsenter becomes it."""
+    return b"etltd" in process.joinpath("cmdline").read_bytes().split(b"\0")[1:3]
 
 
 def test_slices_over_two_kinds_of_network_do_not_mix(

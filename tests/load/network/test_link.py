@@ -19,6 +19,7 @@ import pytest
 from loadclient.network.conditions import parse
 from loadclient.network.link import ENDS, LOAD, METRICS, Network, NetworkFailedError, network
 from loadclient.network.weather import Weather
+from tests.load.network.holding import held_by
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -64,21 +65,6 @@ def round_trip_seconds(client: socket.socket, server: socket.socket) -> float:
     server.send(b"x")
     client.recv(1)
     return time.perf_counter() - begun
-
-
-def held_by(inode: int) -> list[str]:
-    """Return every process, descriptor and mount that keeps a network namespace alive."""
-    name = f"net:[{inode}]"
-    links = [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]
-    found = []
-    for link in links:
-        try:
-            if str(link.readlink()) == name:
-                found.append(str(link))
-        except OSError:  # it has ended meanwhile
-            continue
-    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    return found + [line for line in mounts if name in line]
 
 
 def emulations() -> set[str]:
