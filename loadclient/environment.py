@@ -57,13 +57,21 @@ def describe(before: Contention) -> dict[str, Any]:
         "governor": _text(GOVERNOR) or None,
         "mitigations": _mitigations(),
         "clocksource": _text(CLOCK),
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **build(),
         "load_average": list(os.getloadavg()),
         "sysctls": {name.replace("/", "."): _text(Path("/proc/sys", name)) for name in SYSCTLS},
         "nofile": list(resource.getrlimit(resource.RLIMIT_NOFILE)),
-        "commit": commit(),
         **Contention.now().since(before),
     }
+
+
+def build() -> dict[str, str | None]:
+    """Return what this client is made of: slices of one study must not differ in it.
+
+    Two states of a checkout that is not committed are both "-dirty" and look alike from here.
+    """
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return {"version": version(), "commit": commit(), "python": python}
 
 
 def version() -> str:

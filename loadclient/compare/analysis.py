@@ -117,7 +117,8 @@ def _obstacle(
     for check in checks:
         if not check.holds:
             return f"{check.arm} was to show {check.claim}, but shows {check.measured}"
-    other = fingerprint.difference(cell, [a for a, _ in pairs], [b for _, b in pairs])
+    a, b = [a for a, _ in pairs], [b for _, b in pairs]
+    other = fingerprint.mixture(a) or fingerprint.mixture(b) or fingerprint.difference(cell, a, b)
     if other is not None:
         return other
     if len(pairs) < LEAST_PAIRS:

@@ -25,7 +25,7 @@ from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import Daemon, DaemonFailedError
-from loadclient.environment import Contention, describe
+from loadclient.environment import Contention, build, describe
 from loadclient.network import link
 from loadclient.network.conditions import parse
 from loadclient.network.link import NetworkFailedError
@@ -236,8 +236,21 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
     _refuse(options, {"resume", *ABOUT_THE_REPORT}, "a resumed study is already decided")
     assert options.resume is not None  # noqa: S101 - that is why we are here
     raw = store.read(options.resume)
+    _check_build(raw)
     _check_folder("--json", _result_path(options, options.resume))
     return options.resume, raw
+
+
+def _check_build(raw: store.Raw) -> None:
+    """Refuse to go on with another program than the one that began."""
+    now = build()
+    for one in raw.slices.values():
+        for name, was in one.client.items():
+            if was != now.get(name):
+                raise UsageError(
+                    f"--resume: the slices so far are of {name} {was}, and this is "
+                    f"{now.get(name)}; the two do not mix. Go back to it, or begin anew."
+                )
 
 
 def _refuse(options: CompareOptions, meant: Iterable[str], why: str) -> None:

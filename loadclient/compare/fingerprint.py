@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from loadclient.compare.study import Check
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from loadclient.compare.study import Arm, Cell, Slice
 
@@ -88,6 +88,23 @@ def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None
                     f"the daemons differ in more than was asked: {what} {name} is "
                     f"{left.get(name)} and {right.get(name)}"
                 )
+    return None
+
+
+def mixture(slices: Iterable[Slice]) -> str | None:
+    """Return what slices of one arm differ in that were measured at different times, if anything.
+
+    A study that somebody goes on with after a change would compare the change, too.
+    """
+    slices = list(slices)
+    for what, records in (
+        ("the daemon's", [one.build for one in slices]),
+        ("the load client's", [one.client for one in slices if one.client]),
+    ):
+        for name in sorted({name for record in records for name in record}):
+            found = sorted({str(record.get(name)) for record in records})
+            if len(found) > 1:
+                return f"slices come from different builds: {what} {name} is {' and '.join(found)}"
     return None
 
 

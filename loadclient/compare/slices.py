@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 LEAST_SENT = 0.99  # of the offered messages: below, the arms were not loaded alike
 LEAD_SECONDS = 0.1  # of idling before a measured phase
 MOST_LATE = 0.25  # of the frames: more is no hiccup of a shared machine
+CLIENT = ("version", "commit", "python")
 CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
 
 
@@ -60,6 +61,7 @@ def slice_of(
         latency=result.histograms.get("latency", {}),
         build=server.get("build", {}),
         config=server.get("config", {}),
+        client={name: result.environment.get(name) for name in CLIENT},
         conditions={
             **{name: result.environment.get(name) for name in CONDITIONS},
             "client_cpu_share": result.client.get("busiest_cpu_share"),

@@ -166,8 +166,9 @@ class Slice:
     wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups
     batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: batches
     latency: dict[str, Any] = field(default_factory=dict)  # loadclient.histogram.Histogram, in ns
-    build: dict[str, str] = field(default_factory=dict)
-    config: dict[str, str] = field(default_factory=dict)  # of the daemon, as it exports it
+    build: dict[str, str] = field(default_factory=dict)  # of the daemon, as it exports it
+    config: dict[str, str] = field(default_factory=dict)  # likewise
+    client: dict[str, str | None] = field(default_factory=dict)  # loadclient.environment.build
     conditions: dict[str, Any] = field(default_factory=dict)  # steal, pressure, load, client CPU
 
     @property

@@ -17,7 +17,7 @@ from loadclient.compare.bench import GivenDaemons, OwnDaemons
 from loadclient.compare.choices import CompareOptions, decided, spelt
 from loadclient.compare.design import compared, plan
 from loadclient.compare.probing import ask_the_kernel
-from loadclient.compare.study import Design, Kind, Study
+from loadclient.compare.study import Design, Kind, Slice, Study
 from loadclient.daemon import running_daemon
 from loadclient.network.conditions import parse
 from tests.waiting import until
@@ -157,6 +157,21 @@ def test_a_study_that_cannot_be_run_is_refused_at_once(
     (folder / "s.toml").write_text(study)
 
     assert words in mistake("--study", "s.toml")
+
+
+def test_a_study_is_not_gone_on_with_by_another_build(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its slices would differ in more than was asked, and half of them in nothing that shows."""
+    design = Design(pairs=6, cells=(compared(64),))
+    raw = folder / "raw.jsonl"
+    store.begin(raw, store.Header(study_id="x", started=0, command="", design=design))
+    one = Slice(index=0, cell="64 B", pair=0, arm="a", started=0, client={"commit": "0123abcd"})
+    store.append(raw, one)
+
+    assert compare("--resume", raw) == 2
+    err = capfd.readouterr().err
+    assert "--resume: the slices so far are of commit 0123abcd, and this is " in err
 
 
 @pytest.mark.parametrize(

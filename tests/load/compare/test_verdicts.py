@@ -118,6 +118,29 @@ def test_counters_that_contradict_the_mode_end_the_comparison(
     assert words in cells[0].sentence
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"build": {"version": "simulated", "commit": "b"}}, "the daemon's commit is None and b"),
+        ({"client": {"commit": "b"}}, "the load client's commit is a and b"),
+    ],
+)
+def test_slices_of_different_builds_are_not_one_study(
+    changes: dict[str, object], words: str
+) -> None:
+    """Gone on with after a change, both arms show the same mixture: nothing else would tell."""
+    design = quick()
+    slices = [replace(one, client={"commit": "a"}) for one in simulated_slices(design, World())]
+    half = {one.index for one in slices if one.cell == FIRST and one.pair >= design.pairs // 2}
+    _, cells = analyse(
+        design, [replace(one, **changes) if one.index in half else one for one in slices]
+    )
+
+    assert cells[0].verdict is Kind.NOT_COMPARABLE
+    assert f"slices come from different builds: {words}" in cells[0].sentence
+    assert cells[1].not_comparable is None
+
+
 @pytest.mark.parametrize(("empty", "holds"), [(0, True), (500, True), (9000, False)])
 def test_a_short_read_hardly_ever_leads_to_an_empty_one(empty: int, holds: bool) -> None:  # noqa: FBT001
     design = with_control(Design(cells=(compared(64, "short-read"),)))
