@@ -44,16 +44,16 @@ def measured(outcome: Outcome, pairs: Sequence[tuple[float, float]], court: Cour
     if differences is None or found is None:
         return replace(effect, sentence=_no_ratio(pairs))
     design = court.design
+    is_judged = outcome.lower_is_better is not None
+    cells, confidence = court.comparisons, design.confidence
     return replace(
         effect,
         ratio=exp(found.middle),
         low=exp(found.low),
         high=exp(found.high),
         p=found.p,
-        detectable=detectable(found, court.comparisons, design.confidence),
-        pairs_needed=pairs_needed(
-            found, len(pairs), design.margin, court.comparisons, design.confidence
-        ),
+        detectable=detectable(differences, cells, confidence) if is_judged else None,
+        pairs_needed=pairs_needed(found, len(pairs), design.margin, cells, confidence),
     )
 
 
@@ -135,9 +135,14 @@ def _verdict(effect: Effect, outcome: Outcome, cell: Cell, court: Court) -> tupl
 
 def _inconclusive(effect: Effect, *, differs: bool, margin: float) -> str:
     correction = "not after correction for the number of cells; " if differs else ""
+    seen = (
+        "with so few nothing could have been seen"
+        if effect.detectable is None
+        else f"could have seen {percent(effect.detectable)}"
+    )
     return (
-        f"inconclusive ({correction}would need {effect.pairs_needed} pairs to see "
-        f"{percent(margin)}; could have seen {percent(effect.detectable or 0.0)})"
+        f"inconclusive ({correction}would need about {effect.pairs_needed} pairs to see "
+        f"{percent(margin)}; {seen})"
     )
 
 

@@ -31,7 +31,7 @@ def primary(cell: CellReport) -> object:
 def test_equal_daemons_are_called_different_no_more_often_than_allowed() -> None:
     """A tool that always finds a winner is a random number generator with axes."""
     design = with_control(Design(pairs=10, cells=(compared(64), compared(512))))
-    studies = 400
+    studies = 250
     wrong = unfit = 0
     for seed in range(studies):
         _, cells = analyse(design, simulated_slices(design, World(histograms=False), seed))
@@ -49,8 +49,9 @@ def test_equal_daemons_are_called_different_no_more_often_than_allowed() -> None
 def test_a_real_difference_is_found_with_its_sign_and_size(truth: float, kind: Kind) -> None:
     found = Counter()
     ratios = []
+    world = World(a_over_b={FIRST: truth}, noise=0.03, histograms=False)
     for seed in range(20):
-        study = simulated_study(world=World(a_over_b={FIRST: truth}, noise=0.03), seed=seed)
+        study = simulated_study(world=world, seed=seed)
         effect = primary(report(study, FIRST))
         found[report(study, FIRST).verdict] += 1
         ratios.append(effect.ratio)
@@ -321,11 +322,21 @@ def test_significance_does_not_survive_many_cells() -> None:
         Design(pairs=10, cells=tuple(compared(size) for size in range(64, 64 + 19)))
     )
     world = World(a_over_b={compared(64).name: 0.93}, noise=0.04, histograms=False)
-    alone = sum(simulated_study(lonely, world, s).cells[0].verdict in BETTER for s in range(40))
-    among = [simulated_study(crowd, world, seed).cells[0] for seed in range(40)]
+    seeds = range(15)
+    alone = sum(simulated_study(lonely, world, s).cells[0].verdict in BETTER for s in seeds)
+    among = [simulated_study(crowd, world, seed).cells[0] for seed in seeds]
 
     assert sum(cell.verdict in BETTER for cell in among) < alone
     assert any("correction for the number of cells" in cell.sentence for cell in among)
+
+
+def test_where_too_many_pairs_were_discarded_nothing_is_said_to_have_been_visible() -> None:
+    """The plan had enough for the correction; what is left of it has not."""
+    cells = tuple(compared(size) for size in range(64, 64 + 19))
+    study = simulated_study(Design(pairs=8, cells=cells), World(noise=0.04, histograms=False))
+
+    assert study.cells[0].verdict is Kind.INCONCLUSIVE
+    assert "with so few nothing could have been seen" in study.cells[0].sentence
 
 
 @pytest.mark.parametrize(
