@@ -1,4 +1,4 @@
-"""RESULTS.md says what its stored study says, and the printed command asks the same again."""
+"""RESULTS.md and README.md say what the stored studies say, and the printed commands ask again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadclient.compare.study import Kind, Study
 from loadclient.compare.studyfile import design_of
 
 if TYPE_CHECKING:
-    from loadclient.compare.study import CellReport
+    from loadclient.compare.study import CellReport, OriginalRow
 
 HERE = Path(__file__).parents[3]
 RESULTS = HERE / "results"
@@ -90,3 +90,53 @@ def test_the_kernel_agreed_in_every_slice(study: Study) -> None:
     received = sum(one.received for one in study.slices)
     assert received == sum(one.expected for one in study.slices)
     assert f"{received:,} copies were received" in text
+
+
+# The original's table, in the README.
+
+
+def bytes_in_words(number: float | None) -> str:
+    return "–" if number is None else f"{number / 1e6:,.0f} MB"  # noqa: RUF001 - as in the table
+
+
+def kernel_buffers(row: OriginalRow) -> float:
+    """Return what was sent, by the client or by the server, and read by nobody."""
+    where = (row.unread_at_server_bytes, row.in_send_buffers_bytes, row.unread_at_clients_bytes)
+    return sum(one or 0 for one in where)
+
+
+def delivered(row: OriginalRow) -> str:
+    if row.delivery_ratio is None:
+        return "–"  # noqa: RUF001
+    late = any("the client itself was the bottleneck" in one for one in row.reading_reasons)
+    doubt = "" if row.reading_valid else " (client late)" if late else " (not valid)"
+    return f"{row.delivery_ratio:.1%}{doubt}"
+
+
+def line(row: OriginalRow) -> str:
+    published = row.published_sent_per_second
+    cells = (
+        f"{row.msg_bytes} B",
+        row.server,
+        f"{row.sent_per_second:,.0f}",
+        f"{row.kilobytes_per_second:,.0f}",
+        "–" if published is None else f"{published:,.0f}",  # noqa: RUF001
+        f"{row.processed or 0:,.0f}",
+        bytes_in_words(kernel_buffers(row)),
+        bytes_in_words(row.outbox_bytes),
+        delivered(row),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_originals_table_is_as_it_was_measured() -> None:
+    """Its score of three servers, one of which never reads, and what the score hides."""
+    study = Study.from_json((RESULTS / "original.json").read_text())
+    section = (HERE / "README.md").read_text().partition("**The original's score.**")[2]
+    told = [text for text in section.partition("\n## ")[0].splitlines() if text.startswith("| ")]
+    scores = [row.sent_per_second for row in study.original]
+
+    assert study.complete
+    assert told[1:] == [line(row) for row in study.original]
+    assert f"between {min(scores):,.0f} and {max(scores):,.0f} msg/s" in section
+    assert study.command in section
