@@ -3,7 +3,8 @@
 Rule: what one of them is owed begins and ends at moments that only the server knows, so it is not
 part of what the others are owed. It is accounted for from both sides: the server's counters say how
 many copies it owed to who came and went, and every message that one of them got is read and must
-follow the one before it of the same sender. The rest is what they left behind when they went.
+follow the one before it of the same sender. The rest is what they left behind when they went. That
+cannot be more than was sent while they were there, give or take how long a message took.
 
 They send nothing, and they go by a reset, as all connections of the load do.
 """
@@ -37,10 +38,11 @@ DROPPED = re.compile(rb"\[etltd\] (\d+) messages dropped")
 class Visitor:
     """One connection, and what it heard last of each sender."""
 
-    __slots__ = ("heard", "leaves_ns", "sock", "tail")
+    __slots__ = ("dialled_ns", "heard", "leaves_ns", "sock", "tail")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.dialled_ns = monotonic_ns()
         self.leaves_ns = NEVER_NS
         self.tail = b""
         self.heard: dict[int, int] = {}
@@ -105,13 +107,14 @@ class Churn:
             family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
+        visitor = Visitor(sock)
         self.account.dialled += 1
         if sock.connect_ex(self._address) not in {0, errno.EINPROGRESS}:
             self.account.failed += 1
             sock.close()
             return
         fd = sock.fileno()
-        self._visitors[fd] = Visitor(sock)
+        self._visitors[fd] = visitor
         self._epoll.register(fd, EPOLLIN | EPOLLOUT)
 
     def _welcome(self, fd: int, visitor: Visitor) -> None:
@@ -133,6 +136,8 @@ class Churn:
         self._epoll.unregister(fd)
         visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
         visitor.sock.close()
+        if visitor.leaves_ns != NEVER_NS:
+            self.account.lived_ns += monotonic_ns() - visitor.dialled_ns
 
     def _lose(self, fd: int) -> None:
         self.account.ended_by_server += self._visitors[fd].leaves_ns != NEVER_NS

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Churned:
     announced: int = 0  # dropped messages, by the server's own notices
     out_of_order: int = 0  # messages that do not follow the one before of the same sender
     damaged: int = 0
+    lived_ns: int = 0  # from dialling to leaving, of all that were connected
 
     def __add__(self, other: Churned) -> Churned:
         """Return the sums."""
@@ -235,7 +237,31 @@ def owed_to_churned(server: ServerSide, accounts: Sequence[Account], msg_bytes: 
     return server.enqueued - (sent - server.refused) * (len(accounts) - 1)
 
 
-def churn_reasons(server: ServerSide, churned: Churned, owed: int) -> Iterable[str]:
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What there was to be owed while somebody was there."""
+
+    messages: int
+    rate: float  # messages per second, all senders together
+    senders: int  # that may speak at one moment
+    slack_seconds: float | None  # how far owing may lag behind sending; None if nothing showed it
+
+    def most_owed(self, churned: Churned) -> int:
+        """Return how many copies those who came and went can have been owed at most.
+
+        One that was there from here to there is owed what was due in that time; before it, what was
+        on its way when it came, and after it, what the server read before it saw that it had gone.
+        """
+        all_of_it = churned.connected * self.messages
+        if self.slack_seconds is None:
+            return all_of_it
+        seconds = churned.lived_ns / 1e9 + 2 * self.slack_seconds * churned.connected
+        return min(all_of_it, ceil(self.rate * seconds) + churned.connected * self.senders)
+
+
+def churn_reasons(
+    server: ServerSide, churned: Churned, owed: int, traffic: Traffic
+) -> Iterable[str]:
     """Return a sentence for each thing about the connections that came and went that cannot be."""
     if not server.accepted == server.closed == churned.connected:
         yield (
@@ -246,6 +272,11 @@ def churn_reasons(server: ServerSide, churned: Churned, owed: int) -> Iterable[s
         yield (
             f"connections that came and went received {churned.received} copies and were told of "
             f"{churned.announced} dropped, but the server owed them {owed}"
+        )
+    if owed > (most := traffic.most_owed(churned)):
+        yield (
+            f"while connections came and went, at most {most} copies can have been owed to them, "
+            f"but the server says that it owed them {owed}"
         )
     if churned.ended_by_server:
         number = churned.ended_by_server
@@ -267,6 +298,7 @@ def join_reasons(
     deliveries: Deliveries,
     msg_bytes: int,
     churned: Churned | None = None,
+    traffic: Traffic | None = None,
 ) -> list[str]:
     """Return a sentence for each place where the server's counts and ours contradict."""
     accounts = list(accounts)
@@ -275,10 +307,10 @@ def join_reasons(
     sent = sum(account.sent_bytes for account in accounts) // msg_bytes
     told = sum(account.refused for account in accounts)
     reasons = [*_sent_reasons(server, sent, told, msg_bytes)]
-    if churned is None:
+    if churned is None or traffic is None:
         return [*reasons, *_copies_reasons(server, accounts, deliveries, sent)]
     owed = owed_to_churned(server, accounts, msg_bytes)
-    return [*reasons, *churn_reasons(server, churned, owed)]
+    return [*reasons, *churn_reasons(server, churned, owed, traffic)]
 
 
 def _sent_reasons(server: ServerSide, sent: int, told: int, msg_bytes: int) -> Iterable[str]:

@@ -13,6 +13,7 @@ from loadclient.ledger import (
     Closed,
     Deliveries,
     Profile,
+    Traffic,
     join_reasons,
     owed_to_churned,
     settle_deliveries,
@@ -298,10 +299,9 @@ class Verdict:
         size = self._options.msg_bytes
         yield from self._deliveries.reasons
         if self._counters is not None:
-            churned = self._churned() if self._options.churn else None
-            yield from join_reasons(
-                self._server_side(self._counters), self._accounts, self._deliveries, size, churned
-            )
+            side = self._server_side(self._counters)
+            churn = (self._churned(), self._traffic()) if self._options.churn else ()
+            yield from join_reasons(side, self._accounts, self._deliveries, size, *churn)
         if self._total.unsent_bytes and not self._evidence.interrupted_in:
             yield (
                 f"the server's side took no more: {-(-self._total.unsent_bytes // size)} of "
@@ -329,6 +329,20 @@ class Verdict:
     def _churned(self) -> Churned:
         return sum((worker.churned for worker in self._evidence.settled), Churned())
 
+    def _traffic(self) -> Traffic:
+        """Return what there was to hear for those who came and went.
+
+        Owing lags behind sending by no more than the slowest message took, as far as samples show
+        it: one more message than the slowest sampled may have come between two samples.
+        """
+        schedule, rate = self._evidence.schedule, self._offered_rate()
+        slowest_ns = self._latencies.corrected.percentile(1.0)
+        slack = None
+        if schedule is not None and slowest_ns is not None and rate:
+            between = max(schedule.interval_ns / 1e9, self._evidence.interval / rate)
+            slack = slowest_ns / 1e9 + between
+        return Traffic(self._total.offered, rate, self._options.speakers, slack)
+
     def _churn(self) -> dict[str, Any] | None:
         """Return the account of those who came and went; what they left is the server's word."""
         if not self._options.churn or self._evidence.drained is None:
@@ -339,7 +353,11 @@ class Verdict:
             return known
         size = self._options.msg_bytes
         owed = owed_to_churned(self._server_side(self._counters), self._accounts, size)
-        return known | {"owed": owed, "left_behind": owed - churned.received - churned.announced}
+        return known | {
+            "owed": owed,
+            "owed_at_most": self._traffic().most_owed(churned),
+            "left_behind": owed - churned.received - churned.announced,
+        }
 
     def _evicted(self) -> int:
         """Return how many connections the server put out for not reading, warm-up included."""

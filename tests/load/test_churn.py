@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadclient.churn import Churn, Visitor
+from loadclient.churn import LIFE_NS, Churn, Visitor
 from loadclient.ledger import (
     Account,
     Churned,
     ServerSide,
+    Traffic,
     churn_reasons,
     join_reasons,
     owed_to_churned,
@@ -33,7 +34,8 @@ ACCOUNTS = [
 SERVER = ServerSide(
     received=20, refused=0, enqueued=50, dropped=5, dropped_as_slow=0, accepted=3, closed=3
 )
-CHURNED = Churned(dialled=4, connected=3, failed=1, received=28)
+CHURNED = Churned(dialled=4, connected=3, failed=1, received=28, lived_ns=750_000_000)
+TRAFFIC = Traffic(messages=20, rate=20, senders=2, slack_seconds=0.2)
 
 
 @pytest.mark.system
@@ -54,6 +56,8 @@ def test_who_came_and_went_is_accounted_for_to_the_last_copy(
     stayed = outcome.result.messages_received
     assert counters["messages_enqueued_total"] == stayed + churn["received"] + churn["left_behind"]
     assert 0 <= churn["left_behind"] < 0.5 * churn["owed"]
+    assert churn["owed"] <= churn["owed_at_most"]
+    assert churn["lived_ns"] >= churn["connected"] * LIFE_NS * 0.5  # the last ones are cut short
     assert f"{churn['connected']:,} connections received" in outcome.out
 
 
@@ -94,7 +98,7 @@ def test_what_could_not_be_accounted_for_is_refused(
 def reasons(server: ServerSide = SERVER, churned: Churned = CHURNED) -> str:
     deliveries = settle_deliveries(ACCOUNTS, {0: 9, 1: 9}, 64)
     assert deliveries.reasons == ()
-    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, churned))
+    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, churned, TRAFFIC))
 
 
 def test_what_the_server_owed_to_the_others_is_what_remains() -> None:
@@ -114,6 +118,7 @@ def test_what_the_server_owed_to_the_others_is_what_remains() -> None:
             "received 28 copies and were told of 0 dropped, but the server owed",
         ),
         ({}, {"announced": 3}, "were told of 3 dropped, but the server owed them 30"),
+        ({"enqueued": 66}, {}, "at most 45 copies can have been owed to them, but the server says"),
         ({}, {"ended_by_server": 1}, "the server ended 1 connections that were to come and go"),
         ({}, {"out_of_order": 1}, "1 times one did not follow the one before it"),
         ({}, {"damaged": 2}, "2 times one was damaged"),
@@ -127,8 +132,24 @@ def test_each_contradiction_is_named(
 
 
 def test_sums_of_the_workers_are_sums_of_each_count() -> None:
-    assert Churned(dialled=8, connected=6, failed=2, received=56) == CHURNED + CHURNED
-    assert list(churn_reasons(SERVER, CHURNED, 28)) == []
+    twice = Churned(dialled=8, connected=6, failed=2, received=56, lived_ns=1_500_000_000)
+
+    assert twice == CHURNED + CHURNED
+    assert list(churn_reasons(SERVER, CHURNED, 28, TRAFFIC)) == []
+
+
+@pytest.mark.parametrize(
+    ("traffic", "most"),
+    [
+        (TRAFFIC, 45),  # 20/s for 0.75 s and three times 0.4 s, and two at either end's moment
+        (replace(TRAFFIC, slack_seconds=0.0), 21),
+        (replace(TRAFFIC, slack_seconds=60.0), 60),  # everything, to each of the three
+        (replace(TRAFFIC, slack_seconds=None), 60),  # too short to carry a time
+    ],
+)
+def test_nobody_is_owed_more_than_was_sent_while_he_was_there(traffic: Traffic, most: int) -> None:
+    """What a server counts beyond that, it would never have to deliver: they left it behind."""
+    assert traffic.most_owed(CHURNED) == most
 
 
 @pytest.mark.parametrize(
