@@ -260,7 +260,7 @@ class Traffic:
 
 
 def churn_reasons(
-    server: ServerSide, churned: Churned, owed: int, traffic: Traffic
+    server: ServerSide, owed: int, churned: Churned, traffic: Traffic
 ) -> Iterable[str]:
     """Return a sentence for each thing about the connections that came and went that cannot be."""
     if not server.accepted == server.closed == churned.connected:
@@ -297,8 +297,7 @@ def join_reasons(
     accounts: Iterable[Account],
     deliveries: Deliveries,
     msg_bytes: int,
-    churned: Churned | None = None,
-    traffic: Traffic | None = None,
+    churn: tuple[Churned, Traffic] | None = None,
 ) -> list[str]:
     """Return a sentence for each place where the server's counts and ours contradict."""
     accounts = list(accounts)
@@ -307,10 +306,10 @@ def join_reasons(
     sent = sum(account.sent_bytes for account in accounts) // msg_bytes
     told = sum(account.refused for account in accounts)
     reasons = [*_sent_reasons(server, sent, told, msg_bytes)]
-    if churned is None or traffic is None:
+    if churn is None:
         return [*reasons, *_copies_reasons(server, accounts, deliveries, sent)]
     owed = owed_to_churned(server, accounts, msg_bytes)
-    return [*reasons, *churn_reasons(server, churned, owed, traffic)]
+    return [*reasons, *churn_reasons(server, owed, *churn)]
 
 
 def _sent_reasons(server: ServerSide, sent: int, told: int, msg_bytes: int) -> Iterable[str]:

@@ -300,8 +300,8 @@ class Verdict:
         yield from self._deliveries.reasons
         if self._counters is not None:
             side = self._server_side(self._counters)
-            churn = (self._churned(), self._traffic()) if self._options.churn else ()
-            yield from join_reasons(side, self._accounts, self._deliveries, size, *churn)
+            churn = (self._churned(), self._traffic()) if self._options.churn else None
+            yield from join_reasons(side, self._accounts, self._deliveries, size, churn)
         if self._total.unsent_bytes and not self._evidence.interrupted_in:
             yield (
                 f"the server's side took no more: {-(-self._total.unsent_bytes // size)} of "

@@ -98,7 +98,7 @@ def test_what_could_not_be_accounted_for_is_refused(
 def reasons(server: ServerSide = SERVER, churned: Churned = CHURNED) -> str:
     deliveries = settle_deliveries(ACCOUNTS, {0: 9, 1: 9}, 64)
     assert deliveries.reasons == ()
-    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, churned, TRAFFIC))
+    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, (churned, TRAFFIC)))
 
 
 def test_what_the_server_owed_to_the_others_is_what_remains() -> None:
@@ -135,7 +135,7 @@ def test_sums_of_the_workers_are_sums_of_each_count() -> None:
     twice = Churned(dialled=8, connected=6, failed=2, received=56, lived_ns=1_500_000_000)
 
     assert twice == CHURNED + CHURNED
-    assert list(churn_reasons(SERVER, CHURNED, 28, TRAFFIC)) == []
+    assert list(churn_reasons(SERVER, 28, CHURNED, TRAFFIC)) == []
 
 
 @pytest.mark.parametrize(
