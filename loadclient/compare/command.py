@@ -242,14 +242,14 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
 
 
 def _check_build(raw: store.Raw) -> None:
-    """Refuse to go on with another program than the one that began."""
+    """Refuse to go on with another program than the one that began, as far as one can tell."""
     now = build()
     for one in raw.slices.values():
         for name, was in one.client.items():
-            if was != now.get(name):
+            if None not in (was, now[name]) and was != now[name]:
                 raise UsageError(
                     f"--resume: the slices so far are of {name} {was}, and this is "
-                    f"{now.get(name)}; the two do not mix. Go back to it, or begin anew."
+                    f"{now[name]}; the two do not mix. Go back to it, or begin anew."
                 )
 
 

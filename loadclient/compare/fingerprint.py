@@ -94,15 +94,16 @@ def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None
 def mixture(slices: Iterable[Slice]) -> str | None:
     """Return what slices of one arm differ in that were measured at different times, if anything.
 
-    A study that somebody goes on with after a change would compare the change, too.
+    A study that somebody goes on with after a change would compare the change, too. What a build
+    does not know of itself (no git, no checkout) is passed over.
     """
     slices = list(slices)
     for what, records in (
         ("the daemon's", [one.build for one in slices]),
-        ("the load client's", [one.client for one in slices if one.client]),
+        ("the load client's", [one.client for one in slices]),
     ):
         for name in sorted({name for record in records for name in record}):
-            found = sorted({str(record.get(name)) for record in records})
+            found = sorted({word for record in records if (word := record.get(name))})
             if len(found) > 1:
                 return f"slices come from different builds: {what} {name} is {' and '.join(found)}"
     return None

@@ -122,7 +122,7 @@ def test_counters_that_contradict_the_mode_end_the_comparison(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"build": {"version": "simulated", "commit": "b"}}, "the daemon's commit is None and b"),
+        ({"build": {"version": "next"}}, "the daemon's version is next and simulated"),
         ({"client": {"commit": "b"}}, "the load client's commit is a and b"),
     ],
 )
