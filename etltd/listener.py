@@ -48,6 +48,12 @@ class Listener:
         """Where clients find it."""
         return address_of(self.sock)
 
+    @property
+    def own_path(self) -> Path | None:
+        """The Unix socket's path if it goes when this closes: it was ours, and still is."""
+        still_ours = self._unlink and _identity(self._unlink) == self._identity
+        return self._unlink if still_ours else None
+
     def set_buffers(self, send_bytes: int, receive_bytes: int) -> None:
         """Fix the kernel buffers of peers to come; 0 leaves the size to the kernel (tcp(7))."""
         for option, size in ((socket.SO_SNDBUF, send_bytes), (socket.SO_RCVBUF, receive_bytes)):
@@ -75,8 +81,9 @@ class Listener:
     def close(self) -> None:
         """Stop listening; a Unix socket's path goes too, if it was ours."""
         self.sock.close()
-        if self._unlink and _identity(self._unlink) == self._identity:
-            self._unlink.unlink()  # still ours: a successor may have bound the path anew
+        path = self.own_path  # None if another server has bound it anew
+        if path is not None:
+            path.unlink()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -95,6 +95,10 @@ class Outbox:
             self.size += len(piece.data)
             self.messages += piece.messages
 
+    def pieces(self) -> list[Piece]:
+        """Return all that is owed, in order."""
+        return list(self._pieces)
+
     def head(self) -> list[bytes | memoryview]:
         """Return the buffers to offer to the next sendmsg; tell `advance` what it took."""
         if len(self._pieces) <= HEAD_PIECES:

@@ -19,6 +19,14 @@ class TokenBucket:
         refused, self.refused = self.refused, 0
         return refused
 
+    def saved(self) -> tuple[float, int, int]:
+        """Return what `resume` takes."""
+        return self._tokens, self._filled_ns, self.refused
+
+    def resume(self, tokens: float, filled_ns: int, refused: int) -> None:
+        """Go on where another bucket stopped; its rate may have been another."""
+        self._tokens, self._filled_ns, self.refused = tokens, filled_ns, refused
+
     def take(self, wanted: int, now_ns: int) -> int:
         """Return how many of *wanted* messages are allowed now; the rest count as refused."""
         elapsed_seconds = (now_ns - self._filled_ns) / 1e9

@@ -73,9 +73,20 @@ class Reactor:
         self._services[fd] = service
         self._register(fd, select.EPOLLIN)
 
+    def ignore(self, fd: int) -> None:
+        """Call nothing for *fd* any more."""
+        del self._services[fd]
+        self._unregister(fd)
+
     def watch(self, conn: Connection) -> None:
-        """Read from *conn*, and write to it what it is owed, from now on."""
-        conn.mask = self.trigger.mask(wants_read=conn.wants_read, wants_write=False)
+        """Read from *conn*, and write to it what it is owed, from now on.
+
+        Whatever is possible already is reported at once, in both modes: nothing that came before
+        is stranded.
+        """
+        conn.mask = self.trigger.mask(
+            wants_read=conn.wants_read, wants_write=conn.outbox is not None
+        )
         self._register(conn.fd, conn.mask)
 
     @property

@@ -41,7 +41,7 @@ class Roster:
         self._stats = stats
         self._max_connections = max_connections
         self._peers_of_ip: dict[str, int] = {}
-        self._next_id = 1
+        self.next_id = 1
         self._condemned: list[Connection] = []
 
     def admit(self, sock: socket.socket, ip: str, now_ns: int) -> Connection | None:
@@ -52,10 +52,10 @@ class Roster:
             stats.connections_rejected[refusal] += 1
             self._say_goodbye(sock)
             return None
-        conn = Connection(sock, self._next_id, ip, self._config.max_line_bytes, now_ns)
+        conn = Connection(sock, self.next_id, ip, self._config.max_line_bytes, now_ns)
         if self._config.rate_limit:
             conn.bucket = TokenBucket(self._config.rate_limit, now_ns)
-        self._next_id += 1
+        self.next_id += 1
         self.connections[conn.fd] = conn
         if ip:
             self._peers_of_ip[ip] = self._peers_of_ip.get(ip, 0) + 1
@@ -63,6 +63,12 @@ class Roster:
         stats.connections = len(self.connections)
         stats.connections_high_water = max(stats.connections_high_water, stats.connections)
         return conn
+
+    def adopt(self, conn: Connection) -> None:
+        """Take over a peer that another process admitted and counted."""
+        self.connections[conn.fd] = conn
+        if conn.ip:
+            self._peers_of_ip[conn.ip] = self._peers_of_ip.get(conn.ip, 0) + 1
 
     def _refusal(self, ip: str) -> RejectReason | None:
         if len(self.connections) >= self._max_connections:

@@ -8,7 +8,7 @@ Measured per update: ``+= 1`` on a slot 55 ns, ``Counter.inc()`` of prometheus_c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
@@ -111,6 +111,25 @@ def histogram(help_text: str, lowest: int, highest: int, per_unit: int = 1) -> A
     )
 
 
+def _saved(value: Any) -> Any:
+    if isinstance(value, Log2Histogram):
+        return [value.slots, value.total]
+    return dict(value) if isinstance(value, dict) else value
+
+
+def _resumed(name: str, mine: Any, saved: Any) -> Any:
+    """Return what *mine* becomes when *saved* goes on under the same *name*."""
+    if isinstance(mine, Log2Histogram):
+        mine.slots[:], mine.total = saved
+        return mine
+    if isinstance(mine, dict):
+        foreign = saved.keys() - mine.keys()
+        if foreign:
+            raise ValueError(f"nothing is counted as {name}{{{min(foreign)}}} here")
+        return mine | saved
+    return saved
+
+
 @dataclass(slots=True)
 class LoopStats:
     """Everything the loop counts, under the names it has on ``/metrics``."""
@@ -135,6 +154,7 @@ class LoopStats:
     messages_dropped: dict[str, int] = counters(
         "Fan-out copies that a peer did not get.", "reason", DropReason
     )
+    handovers: int = counter("Times that a successor took over all of this, counts included.")
     epoll_waits: int = counter("epoll_wait calls.")
     epoll_wakeups: int = counter("epoll_wait calls that returned at least one event.")
     epoll_timeouts: int = counter("epoll_wait calls that returned no event.")
@@ -164,6 +184,22 @@ class LoopStats:
     tick_seconds: Log2Histogram = histogram(
         "Time from the return of epoll_wait to the end of the tick.", 13, 31, per_unit=1_000_000_000
     )
+
+    def saved(self) -> dict[str, Any]:
+        """Return everything counted so far, in words and whole numbers."""
+        return {declared.name: _saved(getattr(self, declared.name)) for declared in fields(self)}
+
+    def resume(self, saved: dict[str, Any]) -> None:
+        """Go on counting where another process stopped, see `saved`.
+
+        Raises:
+            ValueError: it counted something that is not counted here, and would be forgotten.
+        """
+        known = {declared.name for declared in fields(self)}
+        for name, value in saved.items():
+            if name not in known:
+                raise ValueError(f"nothing is counted as {name} here")
+            setattr(self, name, _resumed(name, getattr(self, name), value))
 
     def all_syscalls(self) -> dict[str, int]:
         """Return ``syscalls`` with the two that are counted elsewhere."""

@@ -55,6 +55,15 @@ class LineDecoder:
         self._tail = b""
         return had_unfinished_line
 
+    def saved(self) -> tuple[bytes, bool]:
+        """Return the unfinished line, and whether what comes next is the rest of a too long one."""
+        return bytes(self._tail), self._discarding
+
+    def resume(self, tail: bytes, *, discarding: bool) -> None:
+        """Go on where another decoder stopped, see `saved`."""
+        self._tail = bytearray(tail) if tail else b""
+        self._discarding = discarding
+
     def _skip(self, chunk: bytes) -> bytes:
         start = chunk.find(b"\n") + 1
         self._discarding = not start

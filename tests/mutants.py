@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant("a turn has no budget", REACTOR,
            "for _ in range(self.reads_per_event):", "for _ in iter(int, 1):", TICK),
     Mutant("ids are reused", ROSTER,
-           "self._next_id += 1", "self._next_id = len(self.connections) + 2", TICK),
+           "self.next_id += 1", "self.next_id = len(self.connections) + 2", TICK),
     Mutant("a too long line is kept", "etltd/wire.py",
            '            self._tail = b""\n            self._discarding = True',
            "            self._discarding = True", "tests/daemon/test_wire.py"),

@@ -81,6 +81,7 @@ NAMES = {
     "outbox_bytes": ("gauge", None),
     "outbox_messages": ("gauge", None),
     "outbox_connections": ("gauge", None),
+    "handovers": ("counter", None),
     "revisits": ("counter", None),
     "cpu_seconds": ("counter", ("cpu_mode", "user system")),
     "context_switches": ("counter", ("kind", "voluntary involuntary")),

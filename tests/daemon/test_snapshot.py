@@ -1,0 +1,217 @@
+"""A reactor's peers in another reactor: nothing is stranded, torn, doubled or forgotten."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from etltd import snapshot
+from etltd.handover import Port, State, UnfitError, decode, encode
+from etltd.reactor import Reactor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.daemon.rig import Rig
+
+
+def hand_over(rig: Rig, **options: object) -> None:
+    """Let another reactor take the place of *rig*'s."""
+    old = rig.reactor
+    state = State({}, [], snapshot.peers(old), old.roster.next_id, old.stats.saved(), 0)
+    data = b"".join(encode(state))
+    for conn in old.connections.values():
+        conn.sock.detach()
+    old._epoll.close()
+    state = decode(io.BytesIO(data))
+    rig.config = replace(rig.config, **options)  # type: ignore[arg-type]
+    new = Reactor(rig.config, 1000)
+    new.stats.resume(state.counters)
+    snapshot.resume(new, state)
+    new.listen(rig.listener)
+    rig.reactor, rig.stats = new, new.stats
+    by_id = {conn.id: conn for conn in new.connections.values()}
+    for peer in rig.peers:
+        peer.conn = by_id.get(peer.conn.id, peer.conn)
+
+
+def test_who_is_connected_stays_who_it_is(rig: Rig) -> None:
+    first, second = rig.dial_many(2)
+    hand_over(rig)
+    third = rig.dial()
+
+    first.say(b"one\n")
+    second.say(b"two\n")
+    rig.settle()
+
+    assert third.hear() == first.user + b"one\n" + second.user + b"two\n"
+    assert third.user == b"[USER3] "
+    assert rig.stats.connections_accepted == rig.stats.connections == 3
+
+
+def test_what_came_before_is_read(rig: Rig) -> None:
+    """Under ET its one edge went to the predecessor."""
+    talker, hearer = rig.dial_many(2)
+    talker.say(b"said before\n")
+    hand_over(rig)
+
+    rig.settle()
+
+    assert hearer.hear() == talker.user + b"said before\n"
+
+
+def test_a_bounded_turn_is_gone_on_with(make_rig: Callable[..., Rig]) -> None:
+    """The revisit list is not handed over; what is left is reported anew."""
+    rig = make_rig(reads_per_event=1, recv_bytes=16)
+    talker, hearer = rig.dial_many(2)
+    talker.say(b"a line that takes several reads of sixteen bytes\n")
+    rig.tick_until(lambda: rig.stats.received_bytes)
+    assert rig.stats.received_bytes < talker.said
+    hand_over(rig)
+
+    rig.settle()
+
+    assert hearer.hear() == talker.user + b"a line that takes several reads of sixteen bytes\n"
+
+
+def test_an_unfinished_line_is_finished(rig: Rig) -> None:
+    talker, hearer = rig.dial_many(2)
+    talker.say(b"half ")
+    rig.settle()
+    hand_over(rig)
+    talker.say(b"a line\n")
+    rig.settle()
+
+    assert hearer.hear() == talker.user + b"half a line\n"
+
+
+def test_the_rest_of_a_too_long_line_is_still_discarded(make_rig: Callable[..., Rig]) -> None:
+    """Its end would pass for a message of its own."""
+    rig = make_rig(max_line_bytes=16)
+    talker, hearer = rig.dial_many(2)
+    talker.say(b"x" * 20)
+    rig.settle()
+    hand_over(rig)
+    talker.say(b"tail\nnext\n")
+    rig.settle()
+
+    assert hearer.hear() == talker.user + b"next\n"
+    assert talker.hear() == b"[etltd] line too long, discarded\n"
+
+
+def test_what_is_owed_is_delivered_and_what_is_withheld_announced(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(sndbuf=4096, high_water_bytes=100_000)
+    slow, talker = rig.dial(rcvbuf=4096), rig.dial()
+    line = b"x" * 1023 + b"\n"
+    lines = rig.fill(slow, talker, line)
+    while not slow.conn.withheld:
+        talker.say(line)
+        lines += 1
+        rig.tick_until(lambda: rig.stats.messages_received >= lines)
+    withheld = slow.conn.withheld
+    hand_over(rig)
+    rig.assert_ledger()
+
+    rig.tick_until(lambda: b"messages dropped" in slow.hear() and not rig.stats.outbox_bytes)
+
+    heard = (talker.user + line) * (lines - withheld)
+    assert slow.hear() == heard + b"[etltd] %d messages dropped\n" % withheld
+    assert rig.stats.messages_delivered == lines - withheld
+
+
+def test_a_peer_that_stopped_talking_still_hears(rig: Rig) -> None:
+    quiet, talker = rig.dial_many(2)
+    quiet.finish()
+    rig.tick_until(lambda: quiet.conn.ended)
+    hand_over(rig)
+    talker.say(b"still there?\n")
+    rig.settle()
+
+    assert quiet.hear() == talker.user + b"still there?\n"
+    assert rig.stats.connections == 2
+
+
+def test_a_peer_that_left_meanwhile_is_noticed(rig: Rig) -> None:
+    leaver, stayer = rig.dial_many(2)
+    leaver.say(b"bye\nunfinished")
+    leaver.reset()
+    hand_over(rig)
+
+    rig.tick_until(lambda: rig.stats.connections == 1)
+
+    assert stayer.hear() in (b"", leaver.user + b"bye\n")  # a reset may overtake what was said
+
+
+def test_a_rate_limit_is_no_fresh_one(make_rig: Callable[..., Rig]) -> None:
+    """A hand-over a second would be a second's worth of messages a second."""
+    rig = make_rig(rate_limit=5)
+    talker, hearer = rig.dial_many(2)
+    talker.say(b"1\n2\n3\n4\n5\n6\n7\n")
+    rig.tick_until(lambda: rig.stats.received_bytes == talker.said)
+    refused = talker.conn.bucket.refused if talker.conn.bucket else 0
+    hand_over(rig)
+
+    assert talker.conn.bucket is not None
+    assert talker.conn.bucket.refused == refused == 2
+    assert talker.conn.bucket.saved()[0] < 5
+    assert len(hearer.hear().splitlines()) == 5
+
+
+def test_a_rate_limit_may_come_and_go(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(rate_limit=5)
+    rig.dial()
+    hand_over(rig, rate_limit=0)
+    (without,) = rig.reactor.connections.values()
+    assert without.bucket is None
+
+    hand_over(rig, rate_limit=7)
+    (limited,) = rig.reactor.connections.values()
+    assert limited.bucket is not None
+
+
+def test_the_limit_per_address_counts_who_came_before(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(max_connections_per_ip=2)
+    rig.dial_many(2)
+    hand_over(rig)
+
+    rig.connect()
+    rig.tick_until(lambda: rig.stats.connections_rejected["max_connections_per_ip"])
+
+    assert rig.stats.connections == 2
+
+
+def test_ten_hand_overs_lose_nothing(rig: Rig) -> None:
+    talker, hearer = rig.dial_many(2)
+    for number in range(10):
+        talker.say(b"%d\nunfin" % number)
+        rig.tick()
+        hand_over(rig)
+        talker.say(b"ished\n")
+    rig.settle()
+
+    words = b"".join(talker.user + b"%d\n" % n + talker.user + b"unfinished\n" for n in range(10))
+    assert hearer.hear() == words
+
+
+def test_a_descriptor_that_is_another_socket_is_refused() -> None:
+    """Bytes of one peer must not go to another, whatever went wrong."""
+    one, other = socket.socketpair()
+    with one, other:
+        port = Port("chat", one.fileno(), snapshot.inode(other.fileno()))
+        with pytest.raises(UnfitError, match="is not the socket"):
+            snapshot.taken(port)
+
+
+def test_a_descriptor_that_is_not_there_is_refused() -> None:
+    fd = os.eventfd(0)
+    os.close(fd)
+
+    with pytest.raises(UnfitError, match="was not handed over"):
+        snapshot.taken(Port("chat", fd, 1))
