@@ -20,6 +20,7 @@ def main() -> int:
     """Run the command and return its exit status."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)  # until the daemon takes them over, to stop in good order
+    signal.signal(signal.SIGUSR2, _wait)
     from etltd.cli import main as run  # noqa: PLC0415 - it is slow to import
 
     return run()
@@ -27,6 +28,10 @@ def main() -> int:
 
 def _leave(_number: int, _frame: FrameType | None) -> None:
     os._exit(0)  # nobody was promised anything yet; an exception may get lost in an import
+
+
+def _wait(_number: int, _frame: FrameType | None) -> None:
+    """Have nothing to hand over yet; as a default, the signal would end us."""
 
 
 if __name__ == "__main__":

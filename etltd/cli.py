@@ -19,7 +19,9 @@ from cyclopts.config import Dict, Env
 
 from etltd.config import Config
 from etltd.daemon import Daemon, StartError
+from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
+from etltd.succession import offered
 from etltd.version import commit, version
 
 if TYPE_CHECKING:
@@ -62,10 +64,15 @@ def serve(
     if show_config:
         return _print(config.as_toml())
     try:
-        Daemon(config, os.environ).run()
+        offer = offered(os.environ)
+        daemon = Daemon(config, os.environ, offer.state if offer else None)
+        if offer and offer.is_rehearsal:
+            return DONE
+        del offer  # what peers are owed is the daemon's to forget
+        daemon.run()
     except TlsFilesError as error:
         return _refuse(str(error))
-    except StartError as error:
+    except (StartError, UnfitError) as error:
         print(f"etltd: {error}", file=sys.stderr)
         return FAILED
     return DONE

@@ -3,6 +3,9 @@
 Ready means what it says: READY=1 goes out after the sockets listen and epoll is armed, and the
 watchdog is fed from the loop itself, so a loop that hangs is a daemon that gets restarted.
 
+SIGUSR2 asks for a successor: a new version of the program, or of its options, that goes on with the
+same clients. `etltd.succession` says how; here is when, and what must be at rest for it.
+
 A stop takes in what has arrived, delivers it, says goodbye, hands over what is owed until the grace
 is over, and reports what it abandoned. A second signal skips the wait.
 """
@@ -12,16 +15,22 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar
 
 from etltd import listener as listeners
-from etltd import metrics, process, systemd, wire
+from etltd import metrics, process, snapshot, succession, systemd, wire
+from etltd.config import flag
+from etltd.handover import Port, State, UnfitError
+from etltd.listener import Listener
 from etltd.logs import Log, open_log
 from etltd.metrics import LoopCollector, ScrapeServer
 from etltd.reactor import Reactor
 from etltd.stats import CloseReason, RejectReason
+from etltd.succession import Rehearsal
 from etltd.version import version
 from etltd.wakeup import Wakeup
 
@@ -30,12 +39,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, MutableMapping
 
     from etltd.config import Config
-    from etltd.listener import Listener
 
 CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an idle loop
 READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
 LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
 SCRAPE_BACKLOG = 16
+LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a successor takes over
+PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
+
+CHAT, METRICS = "chat", "metrics"  # what a port is for
+FIXED = ("mode", "listener", "host", "port", "unix", "metrics_host", "metrics_port")
 
 T = TypeVar("T")
 
@@ -47,8 +60,17 @@ class StartError(Exception):
 class Daemon:
     """One loop, one scrape endpoint, one lifecycle."""
 
-    def __init__(self, config: Config, environment: MutableMapping[str, str]) -> None:
+    def __init__(
+        self, config: Config, environment: MutableMapping[str, str], state: State | None = None
+    ) -> None:
+        """Do all that can fail and needs no socket; *state* is a predecessor's.
+
+        Raises:
+            StartError, UnfitError, metrics.TlsFilesError: it would not work.
+        """
         self.config = config
+        self._environment = environment
+        self._state = state
         self.log: Log = open_log(config.log_format, config.log_level, environment)
         self._pid = os.getpid()
         self._notifier = systemd.Notifier(environment)
@@ -60,6 +82,11 @@ class Daemon:
         )
         self._max_connections = self._connection_limit()
         self.reactor = Reactor(config, self._max_connections)
+        if state is not None:
+            self._check(state)
+        self._chat: list[Listener] = []
+        self._successor_wanted = False
+        self._rehearsal: Rehearsal | None = None
         self._signals: list[signal.Signals] = []
         self._status = ""
         self._notify_problem = ""
@@ -75,18 +102,32 @@ class Daemon:
         """
         process.name_thread(f"etltd-{self.config.mode}")
         with contextlib.ExitStack() as stack:
-            wakeup = Wakeup(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-            stack.callback(wakeup.close)
+            self._wakeup = Wakeup(*succession.SIGNALS)
+            stack.callback(self._wakeup.close)
             stack.callback(self._notifier.close)
             stack.callback(self.reactor.close)
-            self.reactor.serve(wakeup.fd, lambda: self._signals.extend(wakeup.take()))
-            chat = [self._listen(one) for one in self._chat_listeners()]
-            scrape = self._scrape_server()
-            scrape.start()
-            stack.callback(scrape.stop)
-            self._announce_start(chat, scrape.url)
+            self.reactor.serve(self._wakeup.fd, self._heed_signals)
+            for listener in self._chat_listeners():
+                listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
+                self.reactor.listen(listener)
+                self._chat.append(listener)
+            self._scrape = self._scrape_server()
+            if self._state is not None:
+                snapshot.resume(self.reactor, self._state)
+            with succession.signals_held():
+                self._scrape.start()
+            stack.callback(self._scrape.stop)
+            self._announce_start()
+            succession.release_signals()
             self._serve()
             self._stop()
+
+    def _heed_signals(self) -> None:
+        for number in self._wakeup.take():
+            if number == signal.SIGUSR2:
+                self._successor_wanted = True
+            else:
+                self._signals.append(number)
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -105,6 +146,12 @@ class Daemon:
 
     def _chat_listeners(self) -> Iterator[Listener]:
         """Yield them one by one, so that those already made are closed if another cannot be."""
+        if self._state is not None:
+            for one in self._state.ports:
+                if one.role == CHAT:
+                    path = Path(one.unlink) if one.unlink else None
+                    yield Listener(snapshot.taken(one), unlink=path)
+            return
         adopted = [
             sock for name, socks in self._adopted.items() if name != "metrics" for sock in socks
         ]
@@ -128,11 +175,6 @@ class Daemon:
         if path is not None:
             yield _or_start_error(str(path), lambda: listeners.bind_unix(path, config.backlog))
 
-    def _listen(self, listener: Listener) -> str:
-        listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
-        self.reactor.listen(listener)
-        return listener.address
-
     def _scrape_server(self) -> ScrapeServer:
         config = self.config
         reactor = self.reactor
@@ -142,6 +184,9 @@ class Daemon:
         return ScrapeServer(self._scrape_socket(), collector, self.readiness, self._tls)
 
     def _scrape_socket(self) -> socket.socket:
+        if self._state is not None:
+            (one,) = [one for one in self._state.ports if one.role == METRICS]
+            return snapshot.taken(one)
         host, port = self.config.metrics_host, self.config.metrics_port
         adopted = self._adopted.get("metrics")
         listener = (
@@ -154,18 +199,36 @@ class Daemon:
         listener.sock.setblocking(True)
         return listener.sock
 
-    def _announce_start(self, chat: list[str], scrape_url: str) -> None:
-        self.log.info(
-            "listening",
-            chat=chat[0],
-            also=",".join(chat[1:]),
-            metrics=scrape_url,
-            mode=self.config.mode,
-            pid=self._pid,
-            max_connections=self._max_connections,
-            version=version(),
+    def _announce_start(self) -> None:
+        chat = [listener.address for listener in self._chat]
+        watchdog: list[str] = []
+        if self._state is not None:
+            watchdog = self._watchdog_of(self._watchdog_seconds)
+            pause_seconds = (monotonic_ns() - self._state.began_ns) / 1e9
+            self.log.info(
+                "took over",
+                peers=len(self._state.peers),
+                pause_seconds=round(pause_seconds, 3),
+                version=version(),
+            )
+            self._state = None  # what peers are owed is theirs now
+        else:
+            self.log.info(
+                "listening",
+                chat=chat[0],
+                also=",".join(chat[1:]),
+                metrics=self._scrape.url,
+                mode=self.config.mode,
+                pid=self._pid,
+                max_connections=self._max_connections,
+                version=version(),
+            )
+        self._notify(
+            "READY=1",
+            f"STATUS=Serving on {chat[0]}",
+            f"MAINPID={self._pid}",
+            *watchdog,
         )
-        self._notify("READY=1", f"STATUS=Serving on {chat[0]}", f"MAINPID={self._pid}")
 
     def readiness(self) -> str | None:
         """Return why a new peer would not be served, or None; called by the scrape thread."""
@@ -183,6 +246,8 @@ class Daemon:
             # No longer than until the next round of chores: a tick that is cut short by an event
             # and followed by one of full length would make the watchdog wait for twice the time.
             self._tick(max(0.0, (self._chores_due_ns - monotonic_ns()) / 1e9))
+            if self._successor_wanted:
+                self._go_on_with_succession()
 
     def _tick(self, timeout: float) -> int:
         """Let the loop tick once, and do what time brings."""
@@ -231,10 +296,96 @@ class Daemon:
             self.log.warning("cannot notify the service manager", error=problem)
         self._notify_problem = problem
 
+    # -- handing over ----------------------------------------------------------------------------
+
+    def _go_on_with_succession(self) -> None:
+        """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
+        if self._rehearsal is None:
+            self._notify(*systemd.reloading(), "STATUS=A successor rehearses")
+            self.log.info("handing over", peers=self.reactor.stats.connections)
+            state = self._snapshot()
+            light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
+            self._rehearsal = Rehearsal(light, self._environment)
+            self.reactor.serve(self._rehearsal.fd, lambda: None)  # its end ends a wait
+        elif self._rehearsal.is_over:
+            problem = self._rehearsal.problem
+            self._end_rehearsal()
+            self._successor_wanted = False
+            problem = problem or self._hand_over()
+            if problem:
+                self.log.warning("hand-over refused", reason=problem)
+                self._notify("READY=1", *self._watchdog_of(self._watchdog_seconds))
+
+    def _end_rehearsal(self) -> None:
+        if self._rehearsal is not None:
+            self.reactor.ignore(self._rehearsal.fd)
+            self._rehearsal.close()
+            self._rehearsal = None
+
+    def _hand_over(self) -> str:
+        """Become the successor; return why that was not possible."""
+        self._scrape.pause()
+        scrapes_ns = monotonic_ns() + round(LAST_SCRAPES_SECONDS * 1e9)
+        self._tick_until(lambda _: self._scrape.is_idle, scrapes_ns, timeout=0.01)
+        with succession.signals_held():
+            self._heed_signals()
+            problem = "it was stopped" if self._signals else self._exec()
+            self._scrape.start()
+        return problem
+
+    def _exec(self) -> str:
+        self._notify("STATUS=Handing over", *self._watchdog_of(PAUSE_SECONDS))
+        state = self._snapshot()
+        fds = [port.fd for port in state.ports] + [peer.fd for peer in state.peers]
+        error = succession.become_successor(state, fds, self._environment)
+        return f"the successor cannot be started: {error.strerror}"
+
+    def _watchdog_of(self, seconds: float | None) -> list[str]:
+        """Return what makes the manager wait *seconds* from now for each ping, if it waits."""
+        if not self._watchdog_seconds or seconds is None:
+            return []
+        return ["WATCHDOG=1", f"WATCHDOG_USEC={round(seconds * 1e6)}"]
+
+    def _snapshot(self) -> State:
+        """Return all that a successor needs, between two ticks."""
+        chat = [(CHAT, listener.fd, listener.own_path) for listener in self._chat]
+        return State(
+            fixed=self._fixed(),
+            ports=[
+                Port(role, fd, snapshot.inode(fd), str(path) if path else None)
+                for role, fd, path in (*chat, (METRICS, self._scrape.socket.fileno(), None))
+            ],
+            peers=snapshot.peers(self.reactor),
+            next_id=self.reactor.roster.next_id,
+            counters=self.reactor.stats.saved(),
+            began_ns=monotonic_ns(),
+        )
+
+    def _fixed(self) -> dict[str, str]:
+        return {name: str(getattr(self.config, name)) for name in FIXED}
+
+    # -- taking over -----------------------------------------------------------------------------
+
+    def _check(self, state: State) -> None:
+        """Take the counters over, and refuse what cannot go on as it was."""
+        mine = self._fixed()
+        for name, value in state.fixed.items():
+            if mine.get(name) != value:
+                raise UnfitError(
+                    f"{flag(name)} was {value} and is {mine.get(name)} now: "
+                    "a hand-over keeps mode and sockets, a restart changes them"
+                )
+        try:
+            self.reactor.stats.resume(state.counters)
+        except ValueError as error:
+            raise UnfitError(f"counts would be lost: {error}") from None
+        self.reactor.stats.handovers += 1
+
     # -- stopping --------------------------------------------------------------------------------
 
     def _stop(self) -> None:
         self._notify("STOPPING=1", "STATUS=Stopping")
+        self._end_rehearsal()
         self.log.info("stopping", signal=self._signals[0].name)
         reactor, stats = self.reactor, self.reactor.stats
         deadline_ns = monotonic_ns() + round(self.config.grace_seconds * 1e9)

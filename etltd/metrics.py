@@ -184,7 +184,7 @@ class ScrapeServer(ThreadingHTTPServer):
         self.readiness = readiness
         self._tls = tls
         self._stop_fd = os.eventfd(0)
-        self._thread = threading.Thread(target=self._serve, name="etltd-scrape", daemon=True)
+        self._thread: threading.Thread | None = None
         self._clients: dict[socket.socket, None] = {}  # oldest first
         self._lock = threading.Lock()
 
@@ -194,13 +194,26 @@ class ScrapeServer(ThreadingHTTPServer):
         return f"{'https' if self._tls else 'http'}://{address_of(self.socket)}/metrics"
 
     def start(self) -> None:
-        """Serve in a thread of its own until `stop`."""
+        """Serve in a thread of its own until `pause` or `stop`."""
+        self._thread = threading.Thread(target=self._serve, name="etltd-scrape", daemon=True)
         self._thread.start()
+
+    def pause(self) -> None:
+        """Accept nobody until `start`: who comes waits in the backlog, who is here is served."""
+        if self._thread is not None:
+            os.eventfd_write(self._stop_fd, 1)
+            self._thread.join()
+            os.eventfd_read(self._stop_fd)
+            self._thread = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is being served."""
+        return not self._clients
 
     def stop(self) -> None:
         """Stop serving and close the port."""
-        os.eventfd_write(self._stop_fd, 1)
-        self._thread.join()
+        self.pause()
         self.server_close()
         os.close(self._stop_fd)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class Notifier:
         if self._sock is not None:
             self._sock.close()
             self._sock = None
+
+
+def reloading() -> tuple[str, str]:
+    """Return what announces that READY=1 will have to be said anew (sd_notify(3))."""
+    return "RELOADING=1", f"MONOTONIC_USEC={monotonic_ns() // 1000}"
 
 
 def watchdog_seconds(environment: MutableMapping[str, str], pid: int) -> float | None:

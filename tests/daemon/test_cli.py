@@ -14,6 +14,7 @@ import pytest
 from etltd import cli
 from etltd.config import Config, flag
 from etltd.daemon import StartError
+from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
 
 if TYPE_CHECKING:
@@ -321,7 +322,8 @@ class FakeDaemon:
 
     error: Exception | None = None
 
-    def __init__(self, config: Config, environment: object) -> None:
+    def __init__(self, config: Config, environment: object, state: object) -> None:
+        assert state is None
         self.config, self.environment = config, environment
 
     def run(self) -> None:
@@ -335,6 +337,7 @@ class FakeDaemon:
         (None, cli.DONE, ""),
         (StartError("cannot listen on x: taken"), cli.FAILED, "etltd: cannot listen on x: taken\n"),
         (TlsFilesError("not PEM."), cli.USAGE, "etltd: not PEM.\n"),
+        (UnfitError("another socket"), cli.FAILED, "etltd: another socket\n"),
     ],
 )
 def test_the_exit_status_says_whose_fault_it_was(

@@ -30,12 +30,15 @@ MAY_IMPORT = {
         *("connection", "listener", "broadcast", "trigger", "stats", "wire"),
         *("roster", "delivery"),
     },
+    "handover": {"broadcast"},
+    "snapshot": {"connection", "handover", "outbox", "ratelimit"},
+    "succession": {"handover"},
     "metrics": {"stats", "process", "version", "listener"},
     "daemon": {"*"},
-    "cli": {"config", "daemon", "metrics", "version"},
+    "cli": {"config", "daemon", "handover", "metrics", "succession", "version"},
     "__main__": {"cli"},
 }
-SANS_IO = {"wire", "broadcast", "outbox", "ratelimit", "stats"}
+SANS_IO = {"wire", "broadcast", "handover", "outbox", "ratelimit", "stats"}
 IO_MODULES = {"socket", "select", "selectors", "time", "os", "threading", "signal"}
 ONLY_IN = {
     "prometheus_client": {"metrics"},
