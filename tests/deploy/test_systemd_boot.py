@@ -347,6 +347,38 @@ def test_metrics_by_tls_with_a_key_that_only_systemd_can_read(
         assert b" 200 " in secured.recv(100)
 
 
+def test_reload_keeps_every_client(machine: Machine, mode: str) -> None:
+    """A new version, or new options, under all that confinement; and the unit stays as it was."""
+    unit = start(machine, mode)
+    crowd = talk(machine, mode)
+    pid = machine.main_pid(unit)
+    machine.systemctl("reload", unit)
+    until(lambda: total(machine.samples(METRICS[mode]), "etltd_handovers_total") == 1)
+    until(lambda: machine.show(unit, "ActiveState") == "active")
+
+    crowd.clients[0].say(b"after\n")
+    crowd.until(lambda: crowd.clients[1].inbox.endswith(b"] after\n"))
+    assert (machine.main_pid(unit), machine.show(unit, "NRestarts")) == (pid, "0")
+    assert "peers=2" in message(said(machine, unit, "took over"))
+
+
+def test_a_reload_that_cannot_be_is_refused_and_the_unit_stays_active(machine: Machine) -> None:
+    unit = start(machine, "et")
+    crowd = talk(machine, "et")
+    options = machine.run("cat", "/etc/etlt/et.toml")
+    machine.write("/etc/etlt/et.toml", "port = 9009\n")
+    machine.systemctl("reload", unit)
+    until(lambda: any(message(e).startswith("hand-over refused") for e in machine.journal(unit)))
+    machine.write("/etc/etlt/et.toml", options)
+
+    refused = said(machine, unit, "hand-over refused")
+    assert refused["PRIORITY"] == WARNING
+    assert "--port was 9001 and is 9009 now" in message(refused)
+    until(lambda: machine.show(unit, "ActiveState") == "active")
+    crowd.clients[0].say(b"after\n")
+    crowd.until(lambda: crowd.clients[1].inbox.endswith(b"] after\n"))
+
+
 # -- the probe -----------------------------------------------------------------------------------
 
 
