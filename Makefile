@@ -3,6 +3,7 @@ BIN := .venv/bin
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --exclude-newer "1 week" pyproject.toml
 PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
 PYTHON := $(BIN)/python
+JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
 .PHONY: help demo compare test fmt lint type dashboards-render bench lock clean stack stack-load stack-down
 
@@ -17,7 +18,7 @@ compare: .venv/.report ## ET against LT in interleaved pairs, about three minute
 
 test: .venv/.dev ## all tests that can run here, with coverage
 	@$(BIN)/coverage erase
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest $(ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/coverage run -m pytest $(JOBS) $(ARGS)
 	@$(BIN)/coverage combine -q && $(BIN)/coverage report --fail-under=90
 	@$(BIN)/coverage report --fail-under=100 --include="$(PURE)" >/dev/null || { echo "a pure module is not wholly tested"; exit 1; }
 

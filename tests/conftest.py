@@ -1,9 +1,24 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ebpf import preflight
 from ebpf.errors import Refused
+
+
+HERE = Path(__file__).parent
+
+# What shares something that takes long to start, or would make each other late, stays on one worker
+# of pytest-xdist.
+TOGETHER = {
+    "load": "load",
+    "deploy/containers": "engine",
+    "deploy/test_systemd_boot.py": "systemd",
+    "boards/test_on_prometheus.py": "scene",
+    "boards/test_render.py": "browser",
+}
 
 
 def refusal() -> str | None:
@@ -16,8 +31,11 @@ def refusal() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that need bpf(2) where the kernel refuses it, and only there."""
+    """Keep together what shares; skip what needs bpf(2) where the kernel refuses it."""
     reason = refusal()
     for item in items:
+        for path, group in TOGETHER.items():
+            if item.path.is_relative_to(HERE / path):
+                item.add_marker(pytest.mark.xdist_group(group))
         if reason and item.get_closest_marker("kernel"):
             item.add_marker(pytest.mark.skip(reason=f"bpf(2): {reason}"))

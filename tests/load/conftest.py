@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from loadclient.daemon import Daemon
 
 BUSY = "the client itself was the bottleneck"  # what a busy machine makes of a good client
-TRIES = 4
+TRIES = 6
 FAULTY_SERVER = Path(__file__).with_name("faulty_server.py")
 
 

@@ -23,12 +23,12 @@ def test_an_evicted_never_reader_is_not_taken_for_a_stranger(
     mode: str, warmup: int, tmp_path: Path, load: Callable[..., Outcome]
 ) -> None:
     """Its window is shut, so that we cannot see its FIN; the server's counters tell of it."""
-    options = ("--slow-consumer", "evict", "--high-water-bytes", "65536")
+    options = ("--slow-consumer", "evict", "--high-water-bytes", "65536", "--sndbuf", "16384")
     with running_daemon(mode, tmp_path / "daemon.log", *options) as daemon:
         outcome = load(
             *(daemon.address[1], "--server-metrics", daemon.metrics, "--never-readers", 1),
-            *("--conns", 5, "--senders", 4, "--msg-bytes", 8000, "--rate", 100, "--rcvbuf", 4096),
-            *("--duration", 3, "--warmup", warmup),
+            *("--conns", 5, "--senders", 4, "--msg-bytes", 8000, "--rate", 20, "--rcvbuf", 4096),
+            *("--duration", 2, "--warmup", warmup),
         )
 
     assert outcome.reasons == ""
