@@ -7,7 +7,6 @@ import pytest
 from ebpf import preflight
 from ebpf.errors import Refused
 
-
 HERE = Path(__file__).parent
 
 # What shares something that takes long to start, or would make each other late, stays on one worker
