@@ -1,8 +1,8 @@
 """Any interleaving of what peers do, against a model: nothing lost, torn, doubled or reordered.
 
-Hypothesis chooses who comes, talks, reads a little, shuts down or resets, and when the loop ticks;
-small buffers make the kernel cut writes short. Afterwards every peer that is still there has heard
-exactly what it was owed, less what it was told that it missed.
+Hypothesis chooses who comes, talks, reads a little, shuts down or resets, and when the loop ticks
+or is interrupted by signals; small buffers make the kernel cut writes short. Afterwards every peer
+that is still there has heard exactly what it was owed, less what it was told that it missed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+import signal
 import struct
 import termios
 from dataclasses import dataclass, field
@@ -119,6 +120,17 @@ class Chat(RuleBasedStateMachine):
     def tick(self, times: int) -> None:
         for _ in range(times):
             self.rig.tick(0)
+
+    @rule()
+    def tick_through_a_signal(self) -> None:
+        """Have epoll_wait fail by EINTR, more than once, while it waits (or just before)."""
+        before = signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        try:
+            self.rig.tick(0.002)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     @rule(person=here, size=st.sampled_from([1, 7, 500, 1 << 16]))
     def read_a_little(self, person: Person, size: int) -> None:
