@@ -187,6 +187,15 @@ class Delivery:
         if outbox is not None and not outbox:
             self._caught_up(conn)
 
+    def offer_again(self) -> None:
+        """Offer every peer what it is owed, whether or not OUT was reported.
+
+        The kernel reports it. What stands between it and us (a filter, a tracer, another kernel's
+        imitation of it) may refuse a write and owe us no edge, and under ET nobody would ever know.
+        """
+        for conn in self._roster.connections.values():
+            self.flush(conn)
+
     def _caught_up(self, conn: Connection) -> None:
         """Let the stream go on at a message boundary, after saying what was missed."""
         conn.outbox = None

@@ -15,6 +15,8 @@ a budget may end the turn that saw them.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import select
 from time import monotonic_ns
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ from etltd import trigger as triggers
 from etltd import wire
 from etltd.broadcast import Batch
 from etltd.delivery import Delivery
+from etltd.listener import OUT_OF_DESCRIPTORS
 from etltd.roster import Roster
 from etltd.stats import CloseReason, DiscardReason, LoopStats, RejectReason
 
@@ -37,6 +40,7 @@ ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 GONE = select.EPOLLHUP | select.EPOLLERR
 
 ACCEPT_BURST = 256  # accepts per tick and listener: the peers already here have a turn too
+PASSING = OUT_OF_DESCRIPTORS | {errno.EAGAIN}  # what another try may not meet; the rest are bugs
 ACCEPT_PAUSE_NS = 1_000_000_000  # how long to leave the backlog alone when descriptors ran out
 
 
@@ -87,7 +91,10 @@ class Reactor:
         conn.mask = self.trigger.mask(
             wants_read=conn.wants_read, wants_write=conn.outbox is not None
         )
-        self._register(conn.fd, conn.mask)
+        try:
+            self._register(conn.fd, conn.mask)
+        except OSError as error:  # ENOMEM, ENOSPC, epoll_ctl(2): we would never hear of it
+            self.roster.condemn_for(conn, error)
 
     @property
     def is_accepting(self) -> bool:
@@ -98,7 +105,8 @@ class Reactor:
         """Close the listeners; who still waits in a backlog is turned away by the kernel."""
         for fd, listener in self._listeners.items():
             if fd not in self._paused:
-                self._unregister(fd)
+                with contextlib.suppress(OSError):  # closing takes it off, too
+                    self._unregister(fd)
             listener.close()
         self._listeners.clear()
         self._paused.clear()
@@ -136,7 +144,12 @@ class Reactor:
         stats = self.stats
         if self._revisit:
             timeout = 0
-        events = self._epoll.poll(timeout, self.config.max_events)
+        try:
+            events = self._epoll.poll(timeout, self.config.max_events)
+        except OSError as error:  # not EINTR: Python goes on waiting (PEP 475)
+            if error.errno not in PASSING:
+                raise
+            events = []
         self.ticked_ns = began_ns = monotonic_ns()
         stats.epoll_waits += 1
         if events:
@@ -199,7 +212,12 @@ class Reactor:
         if fd in self._listeners:
             self._accept(self._listeners[fd])
             return 1
-        self._services[fd]()
+        service = self._services.get(fd)
+        if service is not None:
+            service()
+        else:  # a peer's whose close(2) failed (epoll(7), question 6): it would call for ever
+            with contextlib.suppress(OSError):
+                self._unregister(fd)
         return 0
 
     # -- accept ----------------------------------------------------------------------------------
@@ -227,8 +245,19 @@ class Reactor:
     def _pause(self, listener: Listener) -> None:
         """Stop being told of a backlog that cannot be emptied: level-triggered, it would spin."""
         self.stats.connections_rejected[RejectReason.NO_DESCRIPTORS] += 1
-        self._unregister(listener.fd)
+        try:
+            self._unregister(listener.fd)
+        except OSError:  # still told of it: the next tick pauses it
+            return
         self._paused[listener.fd] = monotonic_ns() + ACCEPT_PAUSE_NS
+
+    def _resume(self, fd: int, now_ns: int) -> None:
+        try:
+            self._register(fd, self._accept_mask)
+        except OSError:
+            self._paused[fd] = now_ns + ACCEPT_PAUSE_NS
+        else:
+            del self._paused[fd]
 
     # -- read ------------------------------------------------------------------------------------
 
@@ -293,18 +322,22 @@ class Reactor:
                 wants_read=conn.wants_read, wants_write=conn.outbox is not None
             )
             if wanted != conn.mask:
-                self._epoll.modify(conn.fd, wanted)
                 self.stats.epoll_ctl["mod"] += 1
+                try:
+                    self._epoll.modify(conn.fd, wanted)
+                except OSError as error:  # it would wait for ever for what we cannot ask for
+                    self.roster.condemn_for(conn, error)
+                    continue
                 conn.mask = wanted
         self.roster.changed.clear()
 
     def _register(self, fd: int, mask: int) -> None:
-        self._epoll.register(fd, mask)
         self.stats.epoll_ctl["add"] += 1
+        self._epoll.register(fd, mask)
 
     def _unregister(self, fd: int) -> None:
-        self._epoll.unregister(fd)
         self.stats.epoll_ctl["del"] += 1
+        self._epoll.unregister(fd)
 
     # -- chores: what time brings, about once a second -------------------------------------------
 
@@ -312,8 +345,9 @@ class Reactor:
         """Resume paused listeners, close idle peers, tell limited ones what was refused."""
         for fd, until_ns in list(self._paused.items()):
             if now_ns >= until_ns:
-                del self._paused[fd]
-                self._register(fd, self._accept_mask)
+                self._resume(fd, now_ns)
+        if self.stats.outbox_connections:
+            self.delivery.offer_again()
         if self.config.idle_timeout:
             oldest_ns = now_ns - round(self.config.idle_timeout * 1e9)
             for conn in self.connections.values():
