@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
 BIN := .venv/bin
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --exclude-newer "1 week" pyproject.toml
-PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
+PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,etltd/bus/envelope.py,etltd/bus/sequence.py,etltd/bus/buffer.py,etltd/bus/backoff.py,etltd/bus/stats.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
@@ -53,7 +53,7 @@ fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (install
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock
 	$(LOCK) --extra report -o requirements-report.lock
-	$(LOCK) --extra report --extra dashboards --group dev -o requirements-dev.lock
+	$(LOCK) --extra report --extra dashboards --extra bus --group dev -o requirements-dev.lock
 
 clean: ## remove what the other targets made
 	rm -rf .venv .coverage* .pytest_cache .mypy_cache .ruff_cache report

@@ -50,6 +50,21 @@ unpack_prometheus_3() { # the next major, from the Debian after the next; its li
   return $status
 }
 
+unpack_nats_server() { # the program, not the service that the package would start
+  command -v apt-get >/dev/null || return 1
+  folder=$(mktemp -d)
+  say "unpacking nats-server from Debian's package into .venv (tests of the bus between instances)"
+  (
+    cd "$folder"
+    apt-get -qq download nats-server >/dev/null 2>&1 || {
+      [ "$(id -u)" = 0 ] && apt-get -qq update >/dev/null && apt-get -qq download nats-server >/dev/null 2>&1
+    } && dpkg-deb -x ./*.deb .
+  ) && install "$folder/usr/sbin/nats-server" .venv/bin/
+  status=$?
+  rm -rf "$folder"
+  return $status
+}
+
 find_python
 if [ ! -x .venv/bin/python ]; then
   say "creating .venv with $("$python" --version)"
@@ -68,6 +83,8 @@ fi
 if [ "$kind" = dev ]; then
   [ -x .venv/bin/promtool ] && [ -x .venv/bin/prometheus ] || unpack_prometheus ||
     say "tests that need prometheus or promtool will be skipped"
+  command -v nats-server >/dev/null || [ -x .venv/bin/nats-server ] || unpack_nats_server ||
+    say "tests of the bus between instances will be skipped"
   [ -x .venv/bin/promtool-3 ] || unpack_prometheus_3 ||
     say "boards and rules will be tested on one major of Prometheus only"
   command -v chromium >/dev/null || apt_install "a browser for the report's and the boards' tests" chromium ||

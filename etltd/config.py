@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -67,6 +68,29 @@ def _host(text: str) -> str:
     return text
 
 
+def _subject(text: str) -> str:
+    return _matching(r"[^\s.*>]+(\.[^\s.*>]+)*", text)
+
+
+def _name(text: str) -> str:
+    return _matching(r"[A-Za-z0-9._-]{0,32}", text)
+
+
+def _user(text: str) -> str:
+    return _matching(r"\S*", text)
+
+
+def _servers(text: str) -> str:
+    # No user:password@ in it: `ps` shows command lines to everybody.
+    return _matching(r"((nats|tls)://[^\s,@/]+(,(nats|tls)://[^\s,@/]+)*)?", text)
+
+
+def _matching(pattern: str, text: str) -> str:
+    if re.fullmatch(pattern, text) is None:
+        raise ValueError
+    return text
+
+
 def _path(text: str) -> Path:
     if not text or "\0" in text:
         raise ValueError
@@ -78,13 +102,18 @@ Port = Annotated[int, _whole(0, 65535)]
 Count = Annotated[int, _whole(0)]
 Positive = Annotated[int, _whole(1)]
 Seconds = Annotated[float, _read_with(_seconds, f"a number of seconds from 0 to {MOST_SECONDS}")]
+Subject = Annotated[str, _read_with(_subject, "a NATS subject without wildcards")]
+Name = Annotated[str, _read_with(_name, "up to 32 letters, digits, dots, dashes and underscores")]
+User = Annotated[str, _read_with(_user, "the name of a user")]
+Servers = Annotated[str, _read_with(_servers, "nats://host:port or tls://host:port, or several")]
 Host = Annotated[str, _read_with(_host, "a host name or an IP address")]
 File = Annotated[Path | None, _read_with(_path, "a path")]
 
 WHERE = Parameter(group=Group("Where it listens", sort_key=1))
 LIMITS = Parameter(group=Group("Limits", sort_key=2))
 EXPERIMENT = Parameter(group=Group("Controls of the experiment", sort_key=3))
-OPERATION = Parameter(group=Group("Operation", sort_key=4))
+BUS = Parameter(group=Group("Bus to other instances", sort_key=4))
+OPERATION = Parameter(group=Group("Operation", sort_key=5))
 
 
 @Parameter(name="*")
@@ -168,6 +197,42 @@ class Config:
     fan_out: Annotated[Literal["batch", "message"], EXPERIMENT] = "batch"
     """One write per tick and peer, or one per message and peer as simple servers do."""
 
+    bus: Annotated[Servers, BUS] = ""
+    """NATS server that carries messages to and from other instances; several, with commas."""
+
+    bus_subject: Annotated[Subject, BUS] = "etltd"
+    """Instances on the same subject are one chat."""
+
+    bus_instance: Annotated[Name, BUS] = ""
+    """Name of this instance among them, in [USERn@name]; none: a random one."""
+
+    bus_buffer_bytes: Annotated[Positive, BUS] = 8 << 20
+    """Bytes that may wait for NATS, and from it for the loop; beyond, batches are dropped."""
+
+    bus_user: Annotated[User, BUS] = ""
+    """User at NATS; the password is in --bus-password-file or ETLTD_BUS_PASSWORD."""
+
+    bus_password_file: Annotated[File, BUS] = None
+    """File with the password of --bus-user."""
+
+    bus_token_file: Annotated[File, BUS] = None
+    """File with the token that NATS asks for; or it is in ETLTD_BUS_TOKEN."""
+
+    bus_credentials: Annotated[File, BUS] = None
+    """Credentials file (.creds) with a JWT and its seed."""
+
+    bus_nkey: Annotated[File, BUS] = None
+    """File with the NKey seed to sign in with."""
+
+    bus_tls_ca: Annotated[File, BUS] = None
+    """CA (PEM) that signed the server's certificate; none: the system's, with tls://."""
+
+    bus_tls_cert: Annotated[File, BUS] = None
+    """Certificate chain (PEM) to show to NATS. Needs --bus-tls-key."""
+
+    bus_tls_key: Annotated[File, BUS] = None
+    """Private key (PEM) of --bus-tls-cert."""
+
     grace_seconds: Annotated[Seconds, OPERATION] = 5.0
     """How long a stop may take to hand peers what they are owed."""
 
@@ -184,7 +249,10 @@ class Config:
             return f"--metrics-tls-{given} needs --metrics-tls-{missing}."
         if self.metrics_tls_client_ca and not self.metrics_tls_cert:
             return "--metrics-tls-client-ca needs --metrics-tls-cert."
-        for name in ("metrics_tls_cert", "metrics_tls_key", "metrics_tls_client_ca"):
+        if bool(self.bus_tls_cert) != bool(self.bus_tls_key):
+            given, missing = ("cert", "key") if self.bus_tls_cert else ("key", "cert")
+            return f"--bus-tls-{given} needs --bus-tls-{missing}."
+        for name in FILES:
             path = getattr(self, name)
             if path is not None and not _is_file(path):
                 return f'Invalid value for {flag(name)}: "{path}" is not a file.'
@@ -198,6 +266,13 @@ class Config:
         return "".join(
             f"{name} = {_toml(value)}\n" for name, value in values.items() if value is not None
         )
+
+
+FILES = (
+    *("metrics_tls_cert", "metrics_tls_key", "metrics_tls_client_ca"),
+    *("bus_password_file", "bus_token_file", "bus_credentials", "bus_nkey"),
+    *("bus_tls_ca", "bus_tls_cert", "bus_tls_key"),
+)
 
 
 def _is_file(path: Path) -> bool:

@@ -36,8 +36,9 @@ from etltd.wakeup import Wakeup
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterator, MutableMapping
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
+    from etltd.bus.bridge import Bridge
     from etltd.config import Config
 
 CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an idle loop
@@ -48,7 +49,7 @@ LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a success
 PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
 
 CHAT, METRICS = "chat", "metrics"  # what a port is for
-FIXED = ("mode", "listener", "host", "port", "unix", "metrics_host", "metrics_port")
+FIXED = ("mode", "listener", "bus", "host", "port", "unix", "metrics_host", "metrics_port")
 
 T = TypeVar("T")
 
@@ -87,7 +88,9 @@ class Daemon:
         self._chat: list[Listener] = []
         self._successor_wanted = False
         self._rehearsal: Rehearsal | None = None
+        self._bus = self._make_bridge(environment) if config.bus else None
         self._signals: list[signal.Signals] = []
+        self._bus_state: tuple[str | None, int] = None, 0
         self._status = ""
         self._notify_problem = ""
         self._reported = self._incidents()
@@ -111,6 +114,7 @@ class Daemon:
                 listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
                 self.reactor.listen(listener)
                 self._chat.append(listener)
+            self._join_bus()
             self._scrape = self._scrape_server()
             if self._state is not None:
                 snapshot.resume(self.reactor, self._state)
@@ -130,6 +134,21 @@ class Daemon:
                 self._signals.append(number)
 
     # -- starting --------------------------------------------------------------------------------
+
+    def _make_bridge(self, environment: Mapping[str, str]) -> Bridge:
+        try:
+            from etltd.bus.bridge import Bridge  # noqa: PLC0415 - without a bus, nothing of it
+        except ImportError as error:
+            raise StartError(f"--bus needs nats-py (pip install 'etlt[bus]'): {error}") from None
+        bridge = Bridge(self.config, environment, self.reactor.delivery)
+        self.reactor.roster.instance = bridge.me.name.encode()
+        return bridge
+
+    def _join_bus(self) -> None:
+        if self._bus is not None:
+            self.reactor.relay = self._bus.relay
+            self.reactor.serve(self._bus.fd, self._bus.serve)
+            self._bus.start()
 
     def _connection_limit(self) -> int:
         limit = process.raise_descriptor_limit()
@@ -179,7 +198,12 @@ class Daemon:
         config = self.config
         reactor = self.reactor
         collector = LoopCollector(
-            reactor.stats, config, reactor.reads_per_event, self._max_connections, self.readiness
+            reactor.stats,
+            config,
+            reactor.reads_per_event,
+            self._max_connections,
+            self.readiness,
+            bus=self._bus,
         )
         return ScrapeServer(self._scrape_socket(), collector, self.readiness, self._tls)
 
@@ -237,7 +261,7 @@ class Daemon:
             return f"the loop has not ticked for {silent_seconds:.1f} s"
         if not self.reactor.is_accepting:
             return "not accepting: stopping, or out of descriptors"
-        return None
+        return self._bus.problem() if self._bus is not None else None
 
     # -- serving ---------------------------------------------------------------------------------
 
@@ -256,9 +280,22 @@ class Daemon:
         if now_ns >= self._chores_due_ns:
             self._chores_due_ns = now_ns + round(self._period_seconds * 1e9)
             self.reactor.do_chores(now_ns)
+            self._do_bus_chores(now_ns)
             self._report_incidents()
             self._tell_manager()
         return events
+
+    def _do_bus_chores(self, now_ns: int) -> None:
+        if self._bus is None:
+            return
+        self._bus.do_chores(now_ns)
+        problem, connects = self._bus.problem(), self._bus.stats.bus_connects
+        if (problem, connects) != self._bus_state:  # an outage between two rounds is told, too
+            self._bus_state = problem, connects
+            if problem is None:
+                self.log.info("bus joined", instance=self._bus.me.name, connections=connects)
+            else:
+                self.log.warning("bus out of reach", instance=self._bus.me.name, problem=problem)
 
     def _incidents(self) -> dict[str, int]:
         """Count what an operator should hear of, at most once a second and summed up."""
@@ -300,7 +337,13 @@ class Daemon:
 
     def _go_on_with_succession(self) -> None:
         """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
-        if self._rehearsal is None:
+        if self._bus is not None:
+            # The bus would know the successor as another instance, with other ids for its clients.
+            self._successor_wanted = False
+            self._notify(*systemd.reloading())
+            self.log.warning("hand-over refused", reason="an instance on a bus stops and starts")
+            self._notify("READY=1")
+        elif self._rehearsal is None:
             self._notify(*systemd.reloading(), "STATUS=A successor rehearses")
             self.log.info("handing over", peers=self.reactor.stats.connections)
             state = self._snapshot()
@@ -393,6 +436,8 @@ class Daemon:
         last_read_ns = min(deadline_ns, monotonic_ns() + round(LAST_READ_SECONDS * 1e9))
         self._tick_until(self._has_read_all(), last_read_ns, timeout=0)
         reactor.stop_reading()
+        if self._bus is not None:
+            self._bus.leave()
         reactor.announce(wire.STOPPING)
         self._tick_until(lambda _: not stats.outbox_connections, deadline_ns)
         reactor.delivery.finish_output()
@@ -405,6 +450,8 @@ class Daemon:
             "peers_behind": stats.outbox_connections,
         }
         reactor.close_all(CloseReason.SHUTDOWN)
+        if self._bus is not None:
+            self._bus.close(max(0.0, (deadline_ns - monotonic_ns()) / 1e9))
         self.log.info(
             "stopped",
             **abandoned,

@@ -46,6 +46,10 @@ class Delivery:
         """Owe everybody the tick's messages, and hand over what the kernel takes."""
         self._stats.messages_received += batch.messages
         self._stats.batch_messages.observe(batch.messages)
+        self.deliver(batch)
+
+    def deliver(self, batch: Batch) -> None:
+        """Owe everybody *batch*, wherever it is from."""
         batch.seal()
         if self._one_write_per_message:
             for single in batch.single_messages():
@@ -131,6 +135,19 @@ class Delivery:
         stats.outbox_bytes += outbox.size - before_bytes
         stats.outbox_messages += outbox.messages - before_messages
         return outbox.messages - before_messages
+
+    def miss(self, count: int) -> None:
+        """Count *count* messages that every peer was owed and that never came; tell each."""
+        stats = self._stats
+        for conn in self._roster.connections.values():
+            if conn.close_reason is not None:
+                continue
+            stats.messages_enqueued += count
+            stats.messages_dropped[DropReason.BUS] += count
+            if conn.withheld or not self.can_notify(conn):
+                conn.withheld += count  # told with the rest, when the outbox has emptied
+            else:
+                self.notify(conn, wire.messages_dropped(count))
 
     def can_notify(self, conn: Connection) -> bool:
         """Whether *conn* may be told something now.

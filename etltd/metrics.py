@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.core import Metric
 
+    from etltd.bus.bridge import Bridge
     from etltd.config import Config
     from etltd.stats import Log2Histogram, LoopStats
 
@@ -63,8 +64,11 @@ class LoopCollector:
         reads_per_event: int,
         max_connections: int,
         readiness: Callable[[], str | None],
+        *,
+        bus: Bridge | None = None,
     ) -> None:
         self._stats = stats
+        self._bus = bus
         self._max_connections = max_connections
         self._readiness = readiness
         self._mode = config.mode
@@ -88,12 +92,15 @@ class LoopCollector:
             "max_connections", "Most peers admitted at one time.", self._max_connections
         )
         for declared in fields(self._stats):
-            yield self._loop_metric(declared)
+            yield self._declared_metric(declared, getattr(self._stats, declared.name))
+        if self._bus is not None:
+            yield self._info("bus", "Who this is on the bus.", {"instance": self._bus.me.name})
+            for declared in fields(self._bus.stats):
+                yield self._declared_metric(declared, getattr(self._bus.stats, declared.name))
         yield from self._process_metrics()
 
-    def _loop_metric(self, declared: Field[Any]) -> Metric:
+    def _declared_metric(self, declared: Field[Any], value: Any) -> Metric:
         name, meta = declared.name, declared.metadata
-        value = getattr(self._stats, name)
         match meta["kind"]:
             case "counter":
                 return self._counter(name, meta["help"], value)

@@ -63,6 +63,7 @@ class Reactor:
         self._accept_mask = triggers.accept_mask(self.trigger, config.listener)
         self._paused: dict[int, int] = {}  # listener fd: when to try again
         self._services: dict[int, Callable[[], None]] = {}
+        self.relay: Callable[[bytes, int], None] | None = None  # the tick's messages, to elsewhere
         self._revisit: dict[int, Connection] = {}
 
     # -- what it watches -------------------------------------------------------------------------
@@ -165,6 +166,8 @@ class Reactor:
             self._read(conn, batch)
         if batch.messages:
             self.delivery.fan_out(batch)
+            if self.relay is not None:
+                self.relay(batch.shared, batch.messages)
         for conn in writable:
             self.delivery.flush(conn)
         self._synchronise()

@@ -42,6 +42,7 @@ class Roster:
         self._max_connections = max_connections
         self._peers_of_ip: dict[str, int] = {}
         self.next_id = 1
+        self.instance = b""  # its name, if ids are to be told apart from other instances'
         self._condemned: list[Connection] = []
 
     def admit(self, sock: socket.socket, ip: str, now_ns: int) -> Connection | None:
@@ -53,6 +54,8 @@ class Roster:
             self._say_goodbye(sock)
             return None
         conn = Connection(sock, self.next_id, ip, self._config.max_line_bytes, now_ns)
+        if self.instance:
+            conn.prefix = wire.prefix(conn.id, self.instance)
         if self._config.rate_limit:
             conn.bucket = TokenBucket(self._config.rate_limit, now_ns)
         self.next_id += 1

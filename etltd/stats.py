@@ -47,6 +47,7 @@ class DropReason(StrEnum):
     EVICTED = "evicted"
     CLOSED = "closed"
     SHUTDOWN = "shutdown"
+    BUS = "bus"  # lost between instances
 
 
 class Log2Histogram:

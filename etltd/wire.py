@@ -83,9 +83,12 @@ class LineDecoder:
         return (b"\n".join([*fitting, b""]), too_long) if too_long else (block, 0)
 
 
-def prefix(client_id: int) -> bytes:
-    """Return what the other clients see before each line of client *client_id*."""
-    return b"[USER%d] " % client_id
+def prefix(client_id: int, instance: bytes = b"") -> bytes:
+    """Return what the other clients see before each line of client *client_id*.
+
+    Several instances on a bus count alike; there the *instance* tells their clients apart.
+    """
+    return b"[USER%d@%s] " % (client_id, instance) if instance else b"[USER%d] " % client_id
 
 
 def prefixed(prefix: bytes, block: bytes, lines: int) -> bytes:

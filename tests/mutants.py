@@ -89,6 +89,14 @@ MUTANTS = [
     Mutant("a killed client leaves its daemons", "loadclient/tether.py",
            "_libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)", "pass",
            "tests/load/test_tether.py"),
+    Mutant("what came twice is delivered twice", "etltd/bus/sequence.py",
+           "if parcel.first < follower.next:", "if False:", "tests/daemon/bus/test_sequence.py"),
+    Mutant("a torn envelope is passed on", "etltd/bus/envelope.py",
+           'if lines.count(b"\\n") != messages or (lines and not lines.endswith(b"\\n")):',
+           "if False:", "tests/daemon/bus/test_envelope.py"),
+    Mutant("a buffer has no limit", "etltd/bus/buffer.py",
+           "if held and held + size > self._limit_bytes:", "if False:",
+           "tests/daemon/bus/test_buffer.py"),
 ]  # fmt: skip
 
 

@@ -143,11 +143,11 @@ def _errors() -> Panels:
             "Dropped copies, by reason",
             units.MessagesPerSecond,
             "Copies that a peer did not get: it was slow (and is told so), was evicted, "
-            "closed, or the daemon stopped.",
+            "closed, the daemon stopped, or the bus lost it.",
             "messages_dropped_total",
             "mode, reason",
             span=12,
-            kinds=("slow_consumer", "evicted", "closed", "shutdown"),
+            kinds=("slow_consumer", "evicted", "closed", "shutdown", "bus"),
         ),
         _rates(
             "Discarded input, by reason",

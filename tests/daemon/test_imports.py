@@ -33,18 +33,35 @@ MAY_IMPORT = {
     "handover": {"broadcast"},
     "snapshot": {"connection", "handover", "outbox", "ratelimit"},
     "succession": {"handover"},
+    "bus.__init__": set(),
+    "bus.envelope": set(),
+    "bus.sequence": set(),
+    "bus.buffer": set(),
+    "bus.backoff": set(),
+    "bus.settings": set(),
+    "bus.stats": {"stats"},
+    "bus.link": {"bus.envelope", "bus.backoff", "bus.settings"},
+    "bus.bridge": {
+        *("broadcast", "bus.envelope", "bus.sequence", "bus.buffer"),
+        *("bus.settings", "bus.stats", "bus.link"),
+    },
     "metrics": {"stats", "process", "version", "listener"},
     "daemon": {"*"},
     "cli": {"config", "daemon", "handover", "metrics", "succession", "version"},
     "__main__": {"cli"},
 }
-SANS_IO = {"wire", "broadcast", "handover", "outbox", "ratelimit", "stats"}
+SANS_IO = {
+    *("wire", "broadcast", "handover", "outbox", "ratelimit", "stats"),
+    *("bus.envelope", "bus.sequence", "bus.buffer", "bus.backoff", "bus.stats"),
+}
 IO_MODULES = {"socket", "select", "selectors", "time", "os", "threading", "signal"}
 ONLY_IN = {
     "prometheus_client": {"metrics"},
     "select": {"reactor", "trigger"},
     "psutil": {"process"},
     "cyclopts": {"cli", "config"},
+    "nats": {"bus.link"},
+    "asyncio": {"bus.link"},
 }
 PACKAGES = ("etltd", "loadclient", "ebpf", "dashboards")
 
@@ -71,13 +88,17 @@ def _without_typing(tree: ast.Module) -> ast.Module:
     return tree
 
 
-MODULES = {path.stem: imports(path) for path in Path("etltd").glob("*.py")}
+MODULES = {
+    ".".join(path.relative_to("etltd").with_suffix("").parts): imports(path)
+    for path in Path("etltd").rglob("*.py")
+}
 
 
 def ours(names: set[str]) -> set[str]:
     """Return the modules of the daemon among *names*."""
     dotted = [name.split(".") for name in names]
-    return {parts[1] for parts in dotted if parts[0] == "etltd" and parts[1:]}
+    inside = [parts[1:] for parts in dotted if parts[0] == "etltd" and parts[1:]]
+    return {".".join(parts[:2]) if parts[0] == "bus" else parts[0] for parts in inside}
 
 
 def roots(names: set[str]) -> set[str]:

@@ -64,7 +64,7 @@ NAMES = {
     "messages_delivered": ("counter", None),
     "sent_bytes": ("counter", None),
     "messages_discarded": ("counter", ("reason", "too_long rate_limited truncated")),
-    "messages_dropped": ("counter", ("reason", "slow_consumer evicted closed shutdown")),
+    "messages_dropped": ("counter", ("reason", "slow_consumer evicted closed shutdown bus")),
     "epoll_waits": ("counter", None),
     "epoll_wakeups": ("counter", None),
     "epoll_timeouts": ("counter", None),

@@ -1,0 +1,210 @@
+"""The thread that speaks NATS: takes what the loop has to say, puts what it hears.
+
+The only importer of nats-py. It does not let the library reconnect: each connection begins with
+nothing, and what was lost with the last one shows as a gap in the numbers. A parcel whose publish
+failed is published again; if it had arrived after all, the receivers know its number and drop it.
+
+Its event loop polls by poll(2): the daemon's one epoll instance is the reactor's, and whoever
+counts the waits of a process (the kernel's witness does) counts the reactor's alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import selectors
+import threading
+from time import monotonic_ns
+from typing import TYPE_CHECKING
+
+import nats.errors
+from nats.aio.client import Client
+
+from etltd.bus import envelope
+from etltd.bus.backoff import Backoff
+from etltd.bus.settings import SettingsError
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
+    from etltd.bus.buffer import Buffer
+    from etltd.bus.envelope import Identity, Parcel
+    from etltd.bus.settings import Settings
+    from etltd.bus.stats import BusStats
+
+CONNECT_SECONDS = 3
+PING_SECONDS = 2  # a link that died without a word is given up after two of these unanswered
+UNANSWERED_PINGS = 2
+PENDING_BYTES = 1 << 18  # what nats-py may hold; then a publish waits for the socket
+FLUSH_SECONDS = 2.0
+SETTLED_SECONDS = 10.0  # a connection that held for so long has worked
+
+FAILURES = (OSError, nats.errors.Error, asyncio.TimeoutError, SettingsError, ValueError)
+
+
+class Link(threading.Thread):
+    """Connects, again and again; publishes and listens while connected."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        me: Identity,
+        stats: BusStats,
+        outgoing: Buffer[Parcel],
+        incoming: Buffer[bytes],
+    ) -> None:
+        super().__init__(name="etltd-bus", daemon=True)
+        self.problem: str | None = "not connected yet"
+        self.member_ns = 0  # when we were first subscribed, by the monotonic clock
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # for this thread
+        self.heard_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # for the loop
+        self._settings = settings
+        self._me = me
+        self._stats = stats
+        self._outgoing = outgoing
+        self._incoming = incoming
+        self._began_ns = monotonic_ns()
+        self._held: Parcel | None = None  # taken, and not yet published
+        self._error: Exception | None = None  # what nats-py has said of this connection
+        self._is_finishing = False
+
+    # -- called by the loop ----------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Say that there is something to publish."""
+        os.eventfd_write(self.wake_fd, 1)
+
+    def finish(self) -> None:
+        """Publish what is waiting, if connected, and end."""
+        self._is_finishing = True
+        self.wake()
+
+    # -- the thread ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `finish`."""
+
+        def by_poll() -> asyncio.AbstractEventLoop:
+            return asyncio.SelectorEventLoop(selectors.PollSelector())
+
+        with asyncio.Runner(loop_factory=by_poll) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        self._awake = asyncio.Event()
+        asyncio.get_running_loop().add_reader(self.wake_fd, self._on_wake)
+        backoff = Backoff(random.random)  # no secret
+        while not self._is_finishing:
+            client, self._error = Client(), None
+            try:
+                await asyncio.wait_for(self._connect(client), CONNECT_SECONDS)
+                connected_ns = monotonic_ns()
+                await self._exchange(client)
+                if monotonic_ns() - connected_ns > SETTLED_SECONDS * 1e9:
+                    backoff.reset()
+                self.problem = f"the connection to NATS was lost: {self._error or 'closed'}"
+            except FAILURES as error:
+                self._stats.bus_connect_failures += not self._stats.bus_connected
+                reason = str(self._error or error) or type(error).__name__
+                self.problem = f"no connection to NATS: {reason}"
+            self._stats.bus_connected = 0
+            with contextlib.suppress(*FAILURES):
+                await asyncio.wait_for(client.close(), FLUSH_SECONDS)
+            await self._pause(backoff.next_seconds())
+        self._give_up_the_rest()
+
+    def _on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.wake_fd)
+        self._awake.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for the end of the wait if there is nothing to wait for any more."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while not self._is_finishing:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                return
+            self._awake.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._awake.wait(), left)
+
+    async def _connect(self, client: Client) -> None:
+        """Return when connected and subscribed: from then on what others say is owed to us."""
+        config = self._settings.config
+        await client.connect(
+            self._settings.servers,
+            name=f"etltd {self._me.name}",
+            allow_reconnect=False,
+            max_reconnect_attempts=1,  # and to try its servers for ever is no reconnecting to it
+            reconnect_time_wait=0,
+            connect_timeout=CONNECT_SECONDS,
+            ping_interval=PING_SECONDS,
+            max_outstanding_pings=UNANSWERED_PINGS,
+            no_echo=True,
+            pending_size=PENDING_BYTES,
+            flush_timeout=FLUSH_SECONDS,
+            closed_cb=self._on_closed,
+            error_cb=self._on_error,
+            **self._settings.credentials(),
+        )
+        await client.subscribe(
+            config.bus_subject, cb=self._on_message, pending_bytes_limit=config.bus_buffer_bytes
+        )
+        await client.flush()
+        stats = self._stats
+        stats.bus_reconnects += bool(stats.bus_connects)
+        stats.bus_connects += 1
+        stats.bus_connected = 1
+        self.member_ns = self.member_ns or monotonic_ns()
+        self.problem = None
+
+    async def _on_closed(self) -> None:
+        self._awake.set()
+
+    async def _on_error(self, error: Exception) -> None:
+        """Keep it as the reason: what it costs shows as a gap, or as a connection that ends."""
+        self._error = error
+
+    async def _exchange(self, client: Client) -> None:
+        """Publish parcels as they come, until the connection ends or there is to be no more."""
+        while not client.is_closed:
+            self._awake.clear()
+            self._held = self._held or self._outgoing.take()
+            if self._held is not None:
+                await self._publish(client, self._held)
+                self._held = None
+                await asyncio.sleep(0)  # others may have said something meanwhile
+            elif self._is_finishing:
+                await client.flush(CONNECT_SECONDS)
+                return
+            else:
+                await self._awake.wait()
+
+    async def _publish(self, client: Client, parcel: Parcel) -> None:
+        stats = self._stats
+        most_bytes = client.max_payload - envelope.MOST_HEAD_BYTES
+        left_out = parcel.messages
+        for part in envelope.parts(parcel, most_bytes):
+            data = envelope.pack(self._me, monotonic_ns() - self._began_ns, part)
+            await client.publish(self._settings.config.bus_subject, data)
+            stats.bus_published_bytes += len(data)
+            stats.bus_published_batches += bool(part.messages)
+            stats.bus_published_messages += part.messages
+            left_out -= part.messages
+        stats.bus_dropped_messages["too_large"] += left_out
+
+    async def _on_message(self, message: Msg) -> None:
+        data = message.data
+        if self._incoming.put(data, len(data)):
+            os.eventfd_write(self.heard_fd, 1)
+        else:
+            self._stats.bus_dropped_messages["incoming_full"] += envelope.messages_in(data)
+
+    def _give_up_the_rest(self) -> None:
+        parcel = self._held or self._outgoing.take()
+        while parcel is not None:
+            self._stats.bus_dropped_messages["unsent"] += parcel.messages
+            parcel = self._outgoing.take()

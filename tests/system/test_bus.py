@@ -1,0 +1,283 @@
+"""Instances on a real NATS server: what one's clients say is heard at all, or it is told."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import nkeys
+import pytest
+
+from etltd.bus.envelope import Identity, Parcel, pack
+from tests.certificates import make_certificates
+from tests.system.nats import NatsServer, needs_nats
+from tests.system.rig import Crowd, DaemonProcess, assert_ledger
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    Start = Callable[..., DaemonProcess]
+
+pytestmark = needs_nats
+
+MODES = ("lt", "et")
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    server = NatsServer(tmp_path)
+    yield server
+    server.kill()
+
+
+def joined(
+    daemon: Start, server: NatsServer, *options: str, names: str = "ab"
+) -> list[DaemonProcess]:
+    """Start an instance of each of *names*, in alternating modes; return when all have joined."""
+    found = [
+        daemon(MODES[i % 2], "--bus", server.url, "--bus-instance", name, *options)
+        for i, name in enumerate(names)
+    ]
+    until(lambda: all(d.metrics().get("bus_peers") == len(names) - 1 for d in found))
+    until(lambda: all(d.get("/readyz") == (200, "ready\n") for d in found))
+    return found
+
+
+def test_what_is_said_at_one_instance_is_heard_at_all_once_and_in_order(
+    daemon: Start, nats: NatsServer
+) -> None:
+    a, b = joined(daemon, nats)
+    crowd = Crowd([*a.crowd(2).clients, *b.crowd(2).clients])
+    first, _, third, _ = crowd.clients
+    for number in range(100):
+        first.say(b"from a %d\n" % number)
+        third.say(b"from b %d\n" % number)
+        crowd.step(0)
+    from_a = [b"[USER1@a] from a %d\n" % number for number in range(100)]
+    from_b = [b"[USER1@b] from b %d\n" % number for number in range(100)]
+
+    def heard(client: object) -> list[bytes]:
+        return sorted(client.lines())  # type: ignore[attr-defined]
+
+    expected = [from_b, from_a + from_b, from_a, from_a + from_b]
+    crowd.until(
+        lambda: all(
+            len(client.lines()) >= len(lines)
+            for client, lines in zip(crowd.clients, expected, strict=True)
+        )
+    )
+    for client, lines in zip(crowd.clients, expected, strict=True):
+        assert heard(client) == sorted(lines)
+        for sender in (b"[USER1@a] ", b"[USER1@b] "):
+            own = [line for line in client.lines() if line.startswith(sender)]
+            assert own == [line for line in lines if line.startswith(sender)]
+    for one in (a, b):
+        found = one.quiet_metrics()
+        assert_ledger(found)
+        assert found["messages_received_total"] == 100
+        assert found["messages_enqueued_total"] == 100 * 1 + 100 * 2
+        assert found["bus_received_messages_total"] == found["bus_published_messages_total"] == 100
+        assert found["bus_published_batches_total"] <= found["batch_messages_count"]
+        assert found["bus_lost_messages_total"] == found["bus_gaps_total"] == 0
+        assert found["bus_lag_seconds_count"] == found["bus_received_batches_total"]
+
+
+def test_while_nats_is_away_each_goes_on_and_what_was_said_follows_or_is_announced(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """What is published before the other has come back, too, is lost to it, and it is told."""
+    a, b = joined(daemon, nats)
+    crowd = Crowd([*a.crowd(2).clients, *b.crowd(1).clients])
+    nats.kill()
+    until(lambda: all(one.get("/readyz")[0] == 503 for one in (a, b)))
+    assert "NATS" in a.get("/readyz")[1]
+
+    for number in range(50):
+        crowd.clients[0].say(b"%d\n" % number)
+        crowd.step(1)
+    crowd.until(lambda: len(crowd.clients[1].lines()) == 50)
+    assert not crowd.clients[2].inbox
+    nats.start()
+
+    other = crowd.clients[2]
+    crowd.until(lambda: len(other.lines()) + other.missed() == 50)
+    said = [b"[USER1@a] %d\n" % number for number in range(50)]
+    assert other.lines() == said[50 - len(other.lines()) :]
+    until(lambda: all(one.get("/readyz")[0] == 200 for one in (a, b)))
+    assert a.metrics()["bus_reconnects_total"] == 1
+    until(lambda: [event["connections"] for event in a.events("bus joined")] == [1, 2])
+
+
+def test_what_had_no_room_is_announced_to_every_client_and_counted_once(
+    daemon: Start, nats: NatsServer
+) -> None:
+    a, b = joined(daemon, nats, "--bus-buffer-bytes=2000")
+    crowd = Crowd([*a.crowd(2).clients, *b.crowd(2).clients])
+    talker, listener, *others = crowd.clients
+    nats.kill()
+    until(lambda: not a.metrics()["bus_connected"])
+    for number in range(100):  # one by one, or they would make one batch
+        talker.say(b"%d\n" % number)
+        crowd.until(lambda: len(listener.lines()) == number + 1)
+    nats.start()
+
+    crowd.until(lambda: all(len(o.lines()) + o.missed() >= 100 for o in others))
+
+    for other in others:
+        assert len(other.lines()) + other.missed() == 100
+        heard = [int(re.findall(rb"\d+", line)[1]) for line in other.lines()]
+        assert heard == sorted(set(heard))
+    assert listener.missed() == 0
+    lost = others[0].missed()
+    assert lost > 50
+    found = b.quiet_metrics()
+    assert_ledger(found)
+    assert found["bus_gaps_total"] >= 1
+    assert found["bus_lost_messages_total"] == lost
+    assert found["messages_dropped_total bus"] == 2 * lost
+    # The rest of what was lost, the server had before the other had come back to it.
+    assert 50 < a.metrics()["bus_dropped_messages_total outgoing_full"] <= lost
+
+
+def test_a_batch_over_the_servers_limit_goes_in_parts_and_what_never_fits_is_announced(
+    daemon: Start, tmp_path: Path
+) -> None:
+    """The server would end the connection, again and again."""
+    server = NatsServer(tmp_path, "max_payload: 2048\n")
+    try:
+        a, b = joined(daemon, server)
+        crowd = Crowd([*a.crowd(1).clients, *b.crowd(1).clients])
+        talker, listener = crowd.clients
+        lines = [b"%d " % number + b"x" * 500 + b"\n" for number in range(40)]
+        lines[20:20] = [b"y" * 4000 + b"\n"]
+        talker.say(b"".join(lines))
+
+        crowd.until(lambda: len(listener.lines()) + listener.missed() == 41)
+
+        assert listener.missed() == 1
+        del lines[20]
+        assert listener.lines() == [b"[USER1@a] " + line for line in lines]
+        assert a.metrics()["bus_dropped_messages_total too_large"] == 1
+        assert a.metrics()["bus_reconnects_total"] == 0
+    finally:
+        server.kill()
+
+
+def test_a_stranger_on_the_subject_is_counted_and_heard_by_nobody(
+    daemon: Start, nats: NatsServer
+) -> None:
+    (b,) = joined(daemon, nats, names="b")
+    crowd = b.crowd(1)
+    torn = pack(Identity("c", 1), 0, Parcel(0, 1, b"[USER1@c] no end", 0))
+
+    for payload in (b"hello\n", b"", torn):
+        nats.publish("etltd", payload)
+    good = pack(Identity("c", 1), 0, Parcel(0, 1, b"[USER1@c] hello\n", 0))
+    nats.publish("etltd", good)
+
+    crowd.until(lambda: crowd.clients[0].inbox)
+    assert crowd.clients[0].inbox == b"[USER1@c] hello\n"
+    assert b.metrics()["bus_foreign_envelopes_total"] == 3
+
+
+def test_two_instances_of_one_name_are_not_ready(daemon: Start, nats: NatsServer) -> None:
+    """Two different people would have the same id."""
+    first, second = (
+        daemon(mode, "--bus", nats.url, "--bus-instance", "same", "--log-level=debug")
+        for mode in MODES
+    )
+
+    until(lambda: "is called same, too" in first.get("/readyz")[1])
+    until(lambda: "is called same, too" in second.get("/readyz")[1])
+
+
+def test_a_stop_says_everything_and_goodbye(daemon: Start, nats: NatsServer) -> None:
+    """What a client said before the stop was accepted; the others must hear it."""
+    a, b = joined(daemon, nats)
+    crowd = Crowd([*a.crowd(1).clients, *b.crowd(1).clients])
+    crowd.clients[0].say(b"last words\n" * 1000)
+    crowd.until(lambda: not crowd.clients[0].outgoing)
+
+    a.signal()
+
+    crowd.until(lambda: len(crowd.clients[1].lines()) == 1000)
+    a.stopped()
+    until(lambda: b.metrics()["bus_peers"] == 0)
+    assert b.metrics()["bus_lost_messages_total"] == 0
+
+
+def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> None:
+    """The others would know the successor as another instance, with other ids for its clients."""
+    a, _ = joined(daemon, nats)
+    crowd = a.crowd(2)
+
+    a.signal(signal.SIGUSR2)
+
+    until(lambda: a.events("hand-over refused"))
+    crowd.clients[0].say(b"still here\n")
+    crowd.until(lambda: crowd.clients[1].lines() == [b"[USER1@a] still here\n"])
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
+def test_a_password_and_a_certificate_let_an_instance_in(
+    daemon: Start, tmp_path: Path, *, known: bool
+) -> None:
+    """And nothing of them is on its command line."""
+    made = make_certificates(tmp_path)
+    server = NatsServer(
+        tmp_path,
+        "authorization { user: anna, password: geheim }\n"
+        f'tls {{ cert_file: "{made.server.cert}", key_file: "{made.server.key}"\n'
+        f'ca_file: "{made.ca}", verify: true }}\n',
+    )
+    options = [f"--bus-tls-ca={made.ca}", f"--bus-tls-cert={made.client.cert}"]
+    options += [f"--bus-tls-key={made.client.key}", "--bus-user=anna"]
+    variables = {"ETLTD_BUS_PASSWORD": "geheim" if known else "falsch"}
+    try:
+        one = daemon("lt", "--bus", server.url, *options, variables=variables)
+        if known:
+            until(lambda: one.get("/readyz")[0] == 200)
+        else:
+            until(lambda: "uthorization" in one.get("/readyz")[1])
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
+def test_an_nkey_lets_an_instance_in(daemon: Start, tmp_path: Path, *, known: bool) -> None:
+    seeds = [nkeys.encode_seed(bytes([n]) * 32, nkeys.PREFIX_BYTE_USER) for n in (1, 2)]
+    public = nkeys.from_seed(bytearray(seeds[0])).public_key.decode()
+    server = NatsServer(tmp_path, f"authorization {{ users: [ {{ nkey: {public} }} ] }}\n")
+    file = tmp_path / "seed"
+    file.write_bytes(seeds[0] if known else seeds[1])
+    try:
+        one = daemon("lt", "--bus", server.url, "--bus-nkey", str(file))
+        if known:
+            until(lambda: one.get("/readyz")[0] == 200)
+        else:
+            until(lambda: "uthorization" in one.get("/readyz")[1])
+    finally:
+        server.kill()
+
+
+WITHOUT = """
+import sys
+from etltd.config import Config
+from etltd.daemon import Daemon
+Daemon(Config(port=0, metrics_port=0), {})
+print([name for name in sys.modules if name.startswith(("nats", "asyncio", "etltd.bus"))])
+"""
+
+
+def test_without_a_bus_nothing_of_it_is_imported() -> None:
+    """Memory, start-up time and a dependency that who does not ask for it need not have."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "[]\n"
