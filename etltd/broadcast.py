@@ -20,13 +20,11 @@ class Piece(NamedTuple):
     messages: int
 
 
-class Span(NamedTuple):
-    """Where one sender's lines stand in the batch, in bytes and in messages."""
+Span = tuple[int, int, int, int]
+"""Where one sender's lines stand in the batch: start and end in bytes, messages before, its own.
 
-    start: int
-    end: int
-    first: int
-    messages: int
+A plain tuple: a named one takes a Python call to make, once per sender and tick.
+"""
 
 
 class Batch:
@@ -49,16 +47,18 @@ class Batch:
         Raises:
             ValueError: another sender came in between.
         """
-        start, first = self.size, self.messages
-        earlier = self.spans.get(sender)
-        if earlier is not None:
-            if earlier.end != start:
+        start, first, own = self.size, self.messages, messages
+        end = start + len(lines)
+        spans = self.spans
+        if sender in spans:
+            earlier_start, earlier_end, first, earlier = spans[sender]
+            if earlier_end != start:
                 raise ValueError(f"client {sender} had two turns in one tick")
-            start, first = earlier.start, earlier.first
+            start, own = earlier_start, earlier + messages
+        spans[sender] = (start, end, first, own)
         self._parts.append(lines)
-        self.size += len(lines)
+        self.size = end
         self.messages += messages
-        self.spans[sender] = Span(start, self.size, first, self.messages - first)
 
     def seal(self) -> bytes:
         """Join the parts, once, and return what everyone who sent nothing is owed."""
@@ -77,8 +77,8 @@ class Batch:
 
     def single_messages(self) -> Iterator[Batch]:
         """Yield each message of the sealed batch as a sealed batch of its own, in order."""
-        for sender, span in self.spans.items():
-            for line in self.shared[span.start : span.end].split(b"\n")[:-1]:
+        for sender, (start, end, _, _) in self.spans.items():
+            for line in self.shared[start:end].split(b"\n")[:-1]:
                 single = Batch()
                 single.add(sender, line + b"\n", 1)
                 single.seal()

@@ -66,7 +66,7 @@ class Delivery:
             if conn.close_reason is not None:
                 continue
             span = spans.get(conn.id)
-            messages = total if span is None else total - span.messages
+            messages = total if span is None else total - span[3]
             if not messages:
                 continue
             enqueued += messages
@@ -80,8 +80,9 @@ class Delivery:
                     sent = conn.sock.send(shared)
                 else:
                     sendmsgs += 1
-                    size = total_bytes - span.end + span.start
-                    sent = conn.sock.sendmsg((view[: span.start], view[span.end :]))
+                    start, end, _, _ = span
+                    size = total_bytes - end + start
+                    sent = conn.sock.sendmsg((view[:start], view[end:]))
             except BlockingIOError:
                 self._stats.syscall_eagain["sendto" if span is None else "sendmsg"] += 1
                 sent = 0

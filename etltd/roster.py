@@ -43,7 +43,7 @@ class Roster:
         self._peers_of_ip: dict[str, int] = {}
         self.next_id = 1
         self.instance = b""  # its name, if ids are to be told apart from other instances'
-        self._condemned: list[Connection] = []
+        self.condemned: list[Connection] = []  # to be closed at the end of the tick
 
     def admit(self, sock: socket.socket, ip: str, now_ns: int) -> Connection | None:
         """Take in a peer, or turn it away at a limit; a peer turned away takes no id."""
@@ -99,7 +99,7 @@ class Roster:
         """Mark *conn* for closing; the first reason stands."""
         if conn.close_reason is None:
             conn.close_reason = reason
-            self._condemned.append(conn)
+            self.condemned.append(conn)
 
     def condemn_for(self, conn: Connection, error: OSError) -> None:
         """Mark *conn* for closing because its socket failed with *error*."""
@@ -118,7 +118,7 @@ class Roster:
     def reap(self) -> None:
         """Close the condemned, settle what they were owed, free their places."""
         stats = self._stats
-        condemned, self._condemned = self._condemned, []
+        condemned, self.condemned = self.condemned, []
         for conn in condemned:
             assert conn.close_reason is not None  # noqa: S101 - for the type checker
             del self.connections[conn.fd]

@@ -26,12 +26,16 @@ class LineDecoder:
 
     def feed(self, chunk: bytes) -> Lines:
         """Take *chunk* and return the lines it completes."""
+        if (
+            not (self._tail or self._discarding)
+            and len(chunk) <= self._max_line_bytes
+            and chunk.endswith(b"\n")
+        ):  # the usual case: nothing to keep, nothing that could be too long
+            return chunk, chunk.count(b"\n"), 0
         if self._discarding:
             chunk = self._skip(chunk)
         end = chunk.rfind(b"\n") + 1
-        if end == len(chunk) and not self._tail:
-            block = chunk
-        elif end:
+        if end:
             block = bytes(self._tail) + chunk[:end]
             self._tail = bytearray(chunk[end:]) if end < len(chunk) else b""
         else:
