@@ -70,6 +70,7 @@ class Roster:
     def adopt(self, conn: Connection) -> None:
         """Take over a peer that another process admitted and counted."""
         self.connections[conn.fd] = conn
+        self._stats.connections = len(self.connections)
         if conn.ip:
             self._peers_of_ip[conn.ip] = self._peers_of_ip.get(conn.ip, 0) + 1
 
