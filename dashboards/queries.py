@@ -21,7 +21,7 @@ RANGE = "$__range"
 STEP = "$__interval"
 
 DAEMON = 'job=~"$job", instance=~"$instance"'
-PROBE = 'job=~"$probe_job"'
+PROBE = 'job=~"$probe_job", instance=~"$probe_instance"'
 CLIENT = 'job=~"$client_job"'
 RUNS = f'{CLIENT}, run_id=~"$run"'
 
@@ -105,11 +105,18 @@ class Side:
         """Return a counter of the client at the end of its run, summed over the runs in the range.
 
         A run's counters begin at nought and end with the process: their highest value is exact,
-        while `increase` extrapolates.
+        while `increase` extrapolates. Of a gauge it is the most there was.
         """
         as_mode = f"sum(max_over_time({self._of_mode(metric, CLIENT)}[{RANGE}]))"
         as_run = f"sum(max_over_time({self._of_run(metric)}[{RANGE}]))"
         return f"({as_mode} or {as_run})"
+
+    def message_bytes(self) -> str:
+        """Return the mean size of the messages that the client sent, in the range."""
+        return over(
+            self.client_total("etlt_load_sent_bytes_total"),
+            self.client_total("etlt_load_messages_sent_total"),
+        )
 
     def client_quantile(self, q: float, histogram: str) -> str:
         """Return a quantile of a histogram of the client, by the recent rate."""
@@ -162,7 +169,10 @@ class Side:
         )
 
     def witness_ratio(self) -> str:
-        """Return the probe's count of epoll waits over the daemon's.
+        """Return the probes' count of epoll waits over the daemons'.
+
+        Both are summed over all instances that the board's reader chose: the probes must be those
+        of the daemons' hosts, and watch no other daemon of the mode.
 
         The two are scraped at different moments, so `increase` would extrapolate them by different
         factors, five per cent apart with twenty samples; rates at common moments have no such bias.
@@ -225,12 +235,21 @@ def scrapes(metric: str, matchers: str) -> str:
     return f"min({of_targets(f'avg_over_time(up{{{matchers}}}[{RANGE}])', metric, matchers)})"
 
 
-def offered_ratio() -> str:
-    """Return the right side's offered load over the left side's, over the range."""
-    return over(
-        RIGHT.client_total("etlt_load_messages_offered_total"),
-        LEFT.client_total("etlt_load_messages_offered_total"),
-    )
+def offered_ratios() -> dict[str, str]:
+    """Return the right side's load over the left side's, by what it is made of.
+
+    The messages alone do not do: half the connections at twice the rate, or ten times the size,
+    are as many messages and another work.
+    """
+    return {
+        "messages": _right_over_left_total("etlt_load_messages_offered_total"),
+        "connections": _right_over_left_total("etlt_load_connections"),
+        "bytes per message": right_over_left(LEFT.message_bytes(), RIGHT.message_bytes()),
+    }
+
+
+def _right_over_left_total(metric: str) -> str:
+    return right_over_left(LEFT.client_total(metric), RIGHT.client_total(metric))
 
 
 def is_comparable() -> str:
@@ -239,7 +258,7 @@ def is_comparable() -> str:
     Without a probe there is no second witness, which is shown beside it and does not fail it.
     """
     gates = (
-        _within(offered_ratio(), OFFERED_TOLERANCE),
+        *(_within(ratio, OFFERED_TOLERANCE) for ratio in offered_ratios().values()),
         f"(({LEFT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
         f"(({RIGHT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
         f"({scrapes('etltd_build_info', DAEMON)} >= bool {WHOLE_SCRAPES})",

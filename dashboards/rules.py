@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from dashboards.queries import OFFERED_TOLERANCE, WHOLE_DELIVERY, WITNESS_TOLERANCE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 RUNBOOK = "dashboards/RUNBOOK.md"
 NEAR_LIMIT = 0.9  # of a limit: what is left is time to act
+STEADY_SECONDS = 30  # of both loads, before they are compared: many runs last a minute
 HEAD = "# Made by `etlt-dashboards build`; edit dashboards/rules.py instead.\n"
 
 
@@ -100,6 +101,14 @@ RECORDINGS = (
         '  + sum by (mode) (etlt_load_messages_lost_total{job="loadclient"})) > 0)',
     ),
     Recording(
+        f"mode:etlt_load_steady:last{STEADY_SECONDS}s",
+        "max by (mode) (\n"
+        '  (etlt_load_phase{job="loadclient", phase="measure"} == 1)\n'
+        '  and (etlt_load_phase{job="loadclient", phase="measure"}'
+        f" offset {STEADY_SECONDS}s == 1)\n"
+        ")",
+    ),
+    Recording(
         "mode:etlt_probe_waits_per_daemon_wait:ratio_rate1m",
         _by_mode('etlt_probe_epoll_waits_total{job="etlt-probe"}')
         + "\n/ ("
@@ -109,26 +118,71 @@ RECORDINGS = (
 )
 
 
-def _invalid_because(reason: str, expr: str) -> str:
-    return f'label_replace({expr}, "reason", "{reason}", "", "")'
+_STEADY = f"mode:etlt_load_steady:last{STEADY_SECONDS}s"
+_LOST = "mode:etlt_load_delivery:ratio"
+_OFFERED = "etlt_load_messages_offered_total"
 
 
-_OFFERED = "mode:etlt_load_messages_offered:rate1m"
-_COMPARISON_INVALID = "\nor ".join(
-    (
-        _invalid_because(
-            "offered_load_differs",
-            f'abs(1 - sum({_OFFERED}{{mode="et"}}) / (sum({_OFFERED}{{mode="lt"}}) > 0))'
-            f" > {OFFERED_TOLERANCE}",
-        ),
-        _invalid_because("messages_lost", f"min(mode:etlt_load_delivery:ratio) < {WHOLE_DELIVERY}"),
-        _invalid_because(
-            "witnesses_disagree",
-            "max(abs(1 - mode:etlt_probe_waits_per_daemon_wait:ratio_rate1m"
-            f" and on (mode) {_OFFERED} > 0)) > {WITNESS_TOLERANCE}",
-        ),
+def _load(metric: str, mode: str) -> str:
+    return f'{metric}{{job="loadclient", mode="{mode}"}}'
+
+
+def _steady_rate(series: str) -> str:
+    return f"rate({series}[{STEADY_SECONDS}s])"
+
+
+def _differs(et: str, lt: str) -> str:
+    """Return by how much the ET side's load differs from the LT side's, if it does."""
+    return f"abs(1 - {et}\n    / ({lt} > 0)) > {OFFERED_TOLERANCE}"
+
+
+def _mean_bytes(mode: str) -> str:
+    total, messages = (
+        f"sum({_load(metric, mode)})"
+        for metric in ("etlt_load_sent_bytes_total", "etlt_load_messages_sent_total")
     )
-)
+    return f"({total} / ({messages} > 0))"
+
+
+def _both(series: str) -> str:
+    """Return a condition: *series* are there for both modes."""
+    return f"\n  and on () count({series}) == 2"
+
+
+_WATCHED = 'sum by (mode) (etlt_probe_target_up{job="etlt-probe"})'
+_SCRAPED = 'count by (mode) (etltd_build_info{job="etltd"})'
+_BY_PROBE = _steady_rate('etlt_probe_epoll_waits_total{job="etlt-probe"}')
+_BY_DAEMON = _steady_rate('etltd_epoll_waits_total{job="etltd"}')
+
+# Each by itself yields a number, for the alert's text, or nothing. Rates are compared when both
+# loads have been steady for as long as the rates look back, so that what came before is in neither.
+INVALID_BECAUSE = {
+    "offered_load_differs": _differs(
+        f"sum({_steady_rate(_load(_OFFERED, 'et'))})", f"sum({_steady_rate(_load(_OFFERED, 'lt'))})"
+    )
+    + _both(_STEADY),
+    "connections_differ": _differs(
+        f"sum({_load('etlt_load_connections', 'et')})",
+        f"sum({_load('etlt_load_connections', 'lt')})",
+    )
+    + _both(_STEADY),
+    "message_sizes_differ": _differs(_mean_bytes("et"), _mean_bytes("lt")) + _both(_STEADY),
+    "messages_lost": f"1 - min({_LOST}) > {1 - WHOLE_DELIVERY:.3g}" + _both(_LOST),
+    "witnesses_disagree": f"max(abs(1 - sum by (mode) ({_BY_PROBE})"
+    f"\n  / (sum by (mode) ({_BY_DAEMON}) > 0)"
+    f"\n  and on (mode) ({_WATCHED} == on (mode) {_SCRAPED}))) > {WITNESS_TOLERANCE}"
+    + _both(_STEADY),
+    "other_processes_watched": f"max(abs({_WATCHED} - on (mode) {_SCRAPED})) > 0" + _both(_STEADY),
+}
+
+
+def comparison_invalid(reasons: Iterable[str] = tuple(INVALID_BECAUSE)) -> str:
+    """Return the expression of the alert for *reasons*."""
+    return "\nor ".join(
+        f'label_replace(\n  {INVALID_BECAUSE[reason]},\n  "reason", "{reason}", "", "")'
+        for reason in reasons
+    )
+
 
 ALERTS = (
     Alert(
@@ -225,13 +279,13 @@ ALERTS = (
     ),
     Alert(
         "EtltComparisonInvalid",
-        _COMPARISON_INVALID,
-        "2m",
+        comparison_invalid(),
+        "5s",
         "info",
         "ET and LT are not comparable now: {{ $labels.reason }}",
-        "The two modes are offered different loads, messages are lost, or the kernel's count of "
-        'epoll waits is not the daemon\'s ({{ $value | printf "%.3g" }}). A difference between the '
-        "modes that is seen meanwhile shows nothing.",
+        "The two modes are offered different loads, messages are lost, or the kernel counts other "
+        'epoll waits than the daemon (by how much: {{ $value | printf "%.3g" }}). A difference '
+        "between the modes that is seen meanwhile shows nothing.",
     ),
 )
 

@@ -26,7 +26,7 @@ from dashboards.queries import (
     WITNESS_TOLERANCE,
     is_comparable,
     of_targets,
-    offered_ratio,
+    offered_ratios,
     over,
     quantile,
     rate,
@@ -59,6 +59,7 @@ def board() -> Dashboard:
             panels.probe_job_variable(),
             panels.client_job_variable(),
             panels.instance_variable(),
+            panels.probe_instance_variable(),
             panels.choice(
                 "run", f"label_values(etlt_load_connections{{{CLIENT}}}, run_id)", label="Run"
             ),
@@ -134,9 +135,10 @@ def _gates() -> Panels:
     return (
         panels.gate(
             "Gate: offered load, right over left",
-            "Messages that came due, right over left. Both sides must be offered the same.",
+            "Messages that came due, connections, and bytes per message: both sides must be "
+            "offered the same.",
             offered,
-            Query(offered_ratio(), "right / left"),
+            *(Query(ratio, name) for name, ratio in offered_ratios().items()),
             span=6,
         ),
         panels.gate(
@@ -150,7 +152,8 @@ def _gates() -> Panels:
         panels.gate(
             "Gate: kernel count over daemon count",
             "Returns of epoll_wait as the probe counted them, over the daemon's own count. "
-            "Without a probe there is no second witness, and nothing is shown.",
+            "Without a probe there is no second witness, and nothing is shown. With several hosts, "
+            "choose the instances of daemons and probes that belong together.",
             agreed,
             *sides(lambda side: side.witness_ratio()),
             span=6,

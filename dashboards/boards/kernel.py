@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards import panels
 from dashboards.panels import Look, Query
-from dashboards.queries import mean, over, rate
+from dashboards.queries import PROBE, mean, over, rate
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import stat, timeseries
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from dashboards.panels import Panels
 
-OWN = 'job=~"$probe_job", instance=~"$probe_instance"'
-TARGETS = f'{OWN}, comm=~"$comm"'
+TARGETS = f'{PROBE}, comm=~"$comm"'
 BY = "comm"
 WHO = panels.named(BY)
 
@@ -26,13 +25,14 @@ def board() -> Dashboard:
     """Return the board."""
     return panels.board(
         "etlt-kernel",
-        "What etlt-probe counts from the kernel's side, for any epoll server.",
+        "What etlt-probe counts from the kernel's side, for any epoll server. Processes of one "
+        "name are summed over the chosen probes: choose one instance to see its host alone.",
         variables=(
             panels.datasource_variable(),
             panels.probe_job_variable(),
             panels.probe_instance_variable(),
             panels.choice(
-                "comm", f"label_values(etlt_probe_target_up{{{OWN}}}, comm)", label="Process"
+                "comm", f"label_values(etlt_probe_target_up{{{PROBE}}}, comm)", label="Process"
             ),
         ),
         rows={
@@ -41,7 +41,7 @@ def board() -> Dashboard:
             "System calls of the loop threads": (*_calls(), *_transfers()),
             "The probe itself": (
                 _answering(),
-                panels.program_times("Time per program run", OWN, span=8),
+                panels.program_times("Time per program run", PROBE, span=8),
                 _not_counted(),
             ),
         },
@@ -99,9 +99,9 @@ def _missed() -> stat.Panel:
         units.Short,
         "Program runs that the kernel skipped, calls that were not counted for lack of "
         "room, processes not watched. Above nought, everything here is too low.",
-        Query(f"sum(increase(etlt_probe_missed_runs_total{{{OWN}}}[$__range]))", "skipped"),
-        Query(f"sum(increase(etlt_probe_untracked_calls_total{{{OWN}}}[$__range]))", "untracked"),
-        Query(f"sum(etlt_probe_targets_unwatched{{{OWN}}})", "unwatched"),
+        Query(f"sum(increase(etlt_probe_missed_runs_total{{{PROBE}}}[$__range]))", "skipped"),
+        Query(f"sum(increase(etlt_probe_untracked_calls_total{{{PROBE}}}[$__range]))", "untracked"),
+        Query(f"sum(etlt_probe_targets_unwatched{{{PROBE}}})", "unwatched"),
         span=6,
     )
 
@@ -219,7 +219,7 @@ def _answering() -> timeseries.Panel:
         "Time to answer a scrape",
         units.Seconds,
         "Time taken to read the maps and prepare the answer.",
-        Query(f"etlt_probe_collect_seconds{{{OWN}}}", "{{instance}}"),
+        Query(f"etlt_probe_collect_seconds{{{PROBE}}}", "{{instance}}"),
     )
 
 
@@ -230,7 +230,7 @@ def _not_counted() -> timeseries.Panel:
         "Program runs that the kernel skipped, calls without room in the tables, and "
         "returns whose entry was not seen (one per thread that was in a call when the "
         "probe came).",
-        panels.rate_of(f"etlt_probe_missed_runs_total{{{OWN}}}", "program"),
+        panels.rate_of(f"etlt_probe_missed_runs_total{{{PROBE}}}", "program"),
         panels.rate_of(_of("untracked_calls_total"), BY, "untracked"),
         panels.rate_of(_of("unmatched_exits_total"), BY, "unmatched"),
         kinds=("sys_enter", "sys_exit", "sched_switch", "untracked", "unmatched"),

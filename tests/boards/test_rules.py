@@ -7,15 +7,22 @@ import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from dashboards import rules
-from dashboards.rules import ALERTS, RECORDINGS
+from dashboards.rules import ALERTS, INVALID_BECAUSE, RECORDINGS
+from tests.boards import comparison
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HERE = Path(__file__).parent
 DASHBOARDS = HERE.parents[1] / "dashboards"
 TESTS = ("recording_test.yaml", "alerts_test.yaml")
+BESIDE = ["recording.yaml", "alerts.yaml"]
+(STEADY,) = (one.record for one in RECORDINGS if "steady" in one.record)
 
 
 def found(command: str) -> str:
@@ -62,6 +69,20 @@ def test_rules_yield_what_they_should(command: str, name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_comparison_is_called_invalid_within_its_minute_and_only_then(
+    command: str, tmp_path: Path
+) -> None:
+    """An alert that takes longer than the load it judges never comes."""
+    files = [str(DASHBOARDS / "rules" / name) for name in ("recording.yaml", "alerts.yaml")]
+    tests = tmp_path / "comparison.yaml"
+    tests.write_text(comparison.text(files))
+
+    done = promtool("test", "rules", tests, command=command)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {reason for _, reason in comparison.CASES.values()} == {"", *INVALID_BECAUSE}
+
+
 # What may go wrong with an alert: it never fires, or always does.
 MUTANTS = {
     **{f"{one.record} is not recorded": (one.record, "vector(1) > 2") for one in RECORDINGS},
@@ -69,39 +90,67 @@ MUTANTS = {
     **{f"{one.alert} never fires": (one.alert, "vector(1) > 2") for one in ALERTS},
     **{f"{one.alert} always fires": (one.alert, "vector(1)") for one in ALERTS},
 }
+WITHOUT = {
+    reason: rules.comparison_invalid(one for one in INVALID_BECAUSE if one != reason)
+    for reason in INVALID_BECAUSE
+}
 
 
-def only(name: str, text: str) -> str:
-    """Return a file of tests with those that name a rule."""
+def cases_of(name: str) -> str:
+    """Return a file of tests with those that name a rule; its rules are beside it."""
+    if name == comparison.ALERT:
+        return comparison.text(BESIDE, "messages_lost")
+    file = HERE / ("recording_test.yaml" if ":" in name else "alerts_test.yaml")
+    text = file.read_text().replace("../../dashboards/rules/", "")
     head, *cases = re.split(r"(?m)^(?=  - name:)", text)
     wanted = re.compile(rf"{name}\b|__name__=~")
     return head + "".join(case for case in cases if wanted.search(case))
 
 
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], str]:
+    """Return what tests say of rules of which one has another expression."""
+
+    def said(name: str, expr: str, tests: str) -> str:
+        recordings = [replace(o, expr=expr) if o.record == name else o for o in RECORDINGS]
+        alerts = [replace(o, expr=expr) if o.alert == name else o for o in ALERTS]
+        monkeypatch.setattr(rules, "RECORDINGS", recordings)
+        monkeypatch.setattr(rules, "ALERTS", alerts)
+        (tmp_path / "recording.yaml").write_text(rules.recording_text())
+        (tmp_path / "alerts.yaml").write_text(rules.alerts_text())
+        own = tmp_path / "tests.yaml"
+        own.write_text(tests)
+        done = promtool("test", "rules", own)
+        assert bool(done.returncode) == ("FAILED" in done.stdout + done.stderr)
+        return done.stdout + done.stderr
+
+    return said
+
+
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_broken_rule_is_noticed(
-    mutant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_rule_is_noticed(mutant: str, check: Callable[[str, str, str], str]) -> None:
     """A rule that no test would miss is not tested."""
     name, expr = MUTANTS[mutant]
-    monkeypatch.setattr(
-        rules,
-        "RECORDINGS",
-        [replace(one, expr=expr) if one.record == name else one for one in RECORDINGS],
-    )
-    monkeypatch.setattr(
-        rules, "ALERTS", [replace(one, expr=expr) if one.alert == name else one for one in ALERTS]
-    )
-    (tmp_path / "recording.yaml").write_text(rules.recording_text())
-    (tmp_path / "alerts.yaml").write_text(rules.alerts_text())
-    tests = HERE / ("recording_test.yaml" if ":" in name else "alerts_test.yaml")
-    own = tmp_path / tests.name
-    own.write_text(only(name, tests.read_text()).replace("../../dashboards/rules/", ""))
 
-    done = promtool("test", "rules", own)
+    assert "FAILED" in check(name, expr, cases_of(name))
 
-    assert done.returncode == 1
-    assert "FAILED" in done.stdout + done.stderr
+
+@pytest.mark.parametrize("reason", WITHOUT)
+def test_a_reason_that_is_not_looked_at_is_noticed(
+    reason: str, check: Callable[[str, str, str], str]
+) -> None:
+    tests = comparison.text(BESIDE, reason)
+
+    assert "FAILED" in check(comparison.ALERT, WITHOUT[reason], tests)
+
+
+def test_loads_that_are_compared_too_early_are_noticed(
+    check: Callable[[str, str, str], str],
+) -> None:
+    """Two seconds between the starts would be an eighth of a load of sixteen."""
+    early = rules.comparison_invalid().replace(STEADY, "mode:etlt_load_delivery:ratio")
+
+    assert "FAILED" in check(comparison.ALERT, early, comparison.text(BESIDE, ""))
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
@@ -118,7 +167,9 @@ def test_an_alert_says_what_to_do(alert: rules.Alert) -> None:
     assert alert.description.endswith(".")
 
 
-@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.alert)
+@pytest.mark.parametrize(
+    "alert", [a for a in ALERTS if a.alert != comparison.ALERT], ids=lambda alert: alert.alert
+)
 def test_an_alert_is_tested_both_ways(alert: rules.Alert) -> None:
     tests = (HERE / "alerts_test.yaml").read_text()
     cases = re.findall(rf"alertname: {alert.alert}\n\s+exp_alerts:( \[\])?\n", tests)
