@@ -15,14 +15,15 @@ IDLE, WARMUP, MEASURE, LINGER = 20, 4, 60, 10
 END = IDLE + WARMUP + MEASURE + LINGER
 FIRST_SECONDS = IDLE + WARMUP + 16
 LAST_SECONDS = IDLE + WARMUP + MEASURE - STEP
+LINGER_SECONDS = LAST_SECONDS + STEP + 8
 WAITS = 50  # per second and daemon
 ALERT = "EtltComparisonInvalid"
 FIRING = f'ALERTS{{alertname="{ALERT}", alertstate="firing"}}'
 SAYS = "ET and LT are not comparable now: offered_load_differs"
 TELLS = (
-    "The two modes are offered different loads, messages are lost, or the kernel counts other epoll "
-    "waits than the daemon (by how much: 0.2). A difference between the modes that is seen meanwhile "
-    "shows nothing."
+    "The two modes are offered different loads, messages are lost, or the kernel counts other "
+    "epoll waits than the daemon (by how much: 0.2). A difference between the modes that is seen "
+    "meanwhile shows nothing."
 )
 LEADS = "dashboards/RUNBOOK.md#etltcomparisoninvalid"
 
@@ -49,7 +50,8 @@ class Side:
         labels = f'job="loadclient", mode="{self.mode}", run_id="{self.mode}1"'
         received = self.rate * (1 - self.lost)
         return {
-            f'etlt_load_phase{{{labels}, phase="measure"}}': self._phase(),
+            f'etlt_load_phase{{{labels}, phase="measure"}}': self._phase(measure=1, linger=0),
+            f'etlt_load_phase{{{labels}, phase="linger"}}': self._phase(measure=0, linger=1),
             f"etlt_load_connections{{{labels}}}": self._while_there(self.connections),
             f"etlt_load_messages_offered_total{{{labels}}}": self._counted(self.rate),
             f"etlt_load_messages_sent_total{{{labels}}}": self._counted(self.rate),
@@ -82,10 +84,10 @@ class Side:
     def _start(self) -> str:
         return f"_x{(IDLE + self.late) // STEP}"
 
-    def _phase(self) -> str:
+    def _phase(self, measure: int, linger: int) -> str:
         return (
-            f"{self._start()} 0x{WARMUP // STEP - 1} 1x{MEASURE // STEP - 1} "
-            f"0x{LINGER // STEP - 1} stale"
+            f"{self._start()} 0x{WARMUP // STEP - 1} {measure}x{MEASURE // STEP - 1} "
+            f"{linger}x{LINGER // STEP - 1} stale"
         )
 
     def _while_there(self, value: float) -> str:
@@ -107,31 +109,46 @@ class Side:
 
 
 LT, ET = Side("lt"), Side("et")
-CASES: dict[str, tuple[tuple[Side, ...], str]] = {
-    "a fair comparison": ((LT, ET), ""),
-    "one starts two seconds later": ((LT, replace(ET, late=2)), ""),
-    "without a probe": ((replace(LT, watched=None), replace(ET, watched=None)), ""),
-    "one mode alone": ((replace(LT, lost=0.5),), ""),
+# While most of the load is to come, while both are steady, and when both are over.
+NEVER, STEADILY, THEN_TOO, ALWAYS, AT_LAST = (0, 0, 0), (0, 1, 0), (0, 1, 1), (1, 1, 1), (0, 0, 1)
+CASES: dict[str, tuple[tuple[Side, ...], str, tuple[int, int, int]]] = {
+    "a fair comparison": ((LT, ET), "", NEVER),
+    "one starts two seconds later": ((LT, replace(ET, late=2)), "", NEVER),
+    "without a probe": ((replace(LT, watched=None), replace(ET, watched=None)), "", NEVER),
+    "one mode alone": ((replace(LT, lost=0.5),), "", NEVER),
     "several hosts, each with its probe": (
         (replace(LT, hosts=2, watched=2), replace(ET, hosts=2, watched=2)),
         "",
+        NEVER,
     ),
-    "one after the other": ((LT, replace(ET, late=60, rate=500, connections=50)), ""),
-    "more messages on one side": ((LT, replace(ET, rate=1200)), "offered_load_differs"),
+    "one after the other": ((LT, replace(ET, late=60, rate=500, connections=50)), "", NEVER),
+    "more messages on one side": ((LT, replace(ET, rate=1200)), "offered_load_differs", THEN_TOO),
+    "a little more on one side": (
+        (LT, replace(ET, rate=1050)),
+        "offered_load_differs",
+        AT_LAST,
+    ),
     "as many messages from half the connections": (
         (replace(LT, connections=50), ET),
         "connections_differ",
+        STEADILY,
     ),
     "as many messages of another size": (
         (replace(LT, message_bytes=256), ET),
         "message_sizes_differ",
+        STEADILY,
     ),
-    "one side loses messages": ((LT, replace(ET, lost=0.25)), "messages_lost"),
-    "the kernel counted something else": ((LT, replace(ET, kernel=0.8)), "witnesses_disagree"),
-    "a host without a probe": ((LT, replace(ET, hosts=2)), "other_processes_watched"),
+    "one side loses messages": ((LT, replace(ET, lost=0.25)), "messages_lost", ALWAYS),
+    "the kernel counted something else": (
+        (LT, replace(ET, kernel=0.8)),
+        "witnesses_disagree",
+        STEADILY,
+    ),
+    "a host without a probe": ((LT, replace(ET, hosts=2)), "other_processes_watched", STEADILY),
     "a probe that watches somebody else": (
         (replace(LT, watched=2), ET),
         "other_processes_watched",
+        STEADILY,
     ),
 }
 
@@ -139,8 +156,8 @@ CASES: dict[str, tuple[tuple[Side, ...], str]] = {
 def text(files: list[str], reason: str | None = None) -> str:
     """Return a file of promtool's tests, of all or those of one reason; JSON is YAML."""
     cases = [
-        _case(name, sides, why)
-        for name, (sides, why) in CASES.items()
+        _case(name, sides, why, when)
+        for name, (sides, why, when) in CASES.items()
         if reason is None or why == reason
     ]
     return json.dumps(
@@ -148,16 +165,17 @@ def text(files: list[str], reason: str | None = None) -> str:
     )
 
 
-def _case(name: str, sides: tuple[Side, ...], reason: str) -> dict[str, Any]:
-    """Return one test: quiet before and after, and within the minute of load what is wrong.
-
-    What was lost is known at once; loads are compared when both have been steady for a while.
-    """
+def _case(
+    name: str, sides: tuple[Side, ...], reason: str, when: tuple[int, int, int]
+) -> dict[str, Any]:
+    """Return one test: quiet before and after, and meanwhile what is wrong, when it is."""
     series = {series: values for side in sides for series, values in side.series().items()}
     labels = f'{{alertname="{ALERT}", alertstate="firing", reason="{reason}", severity="info"}}'
     firing = [{"labels": f"ALERTS{labels}", "value": 1}] if reason else []
-    early = firing if reason == "messages_lost" else []
-    moments = {IDLE: [], FIRST_SECONDS: early, LAST_SECONDS: firing, END + STEP: []}
+    moments = {IDLE: [], END + STEP: []} | {
+        at: firing * fires
+        for at, fires in zip((FIRST_SECONDS, LAST_SECONDS, LINGER_SECONDS), when, strict=True)
+    }
     told = {
         "eval_time": f"{LAST_SECONDS}s",
         "alertname": ALERT,
@@ -169,7 +187,7 @@ def _case(name: str, sides: tuple[Side, ...], reason: str) -> dict[str, Any]:
         ],
     }
     return {
-        "alert_rule_test": [told] if reason == "offered_load_differs" else [],
+        "alert_rule_test": [told] if when == THEN_TOO else [],
         "name": name,
         "interval": f"{STEP}s",
         "input_series": [{"series": one, "values": values} for one, values in series.items()],
