@@ -1,12 +1,14 @@
 """Prometheus metrics from a snapshot: names as in the design, closed label sets, exact edges.
 
 Rule: a series is either true or absent. What a --lite probe does not time and what was not sampled
-are left out rather than exported as nought.
+are left out rather than exported as nought. What every epoll server calls is exported from the
+beginning, at nought, which is true: a rate knows nothing of what a series was born with.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import (
@@ -18,7 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.utils import floatToGoString
 
-from ebpf.decode import DIRECTIONS, IO_CALLS, Histogram
+from ebpf.decode import DIRECTIONS, IO_CALLS, CallCounts, Histogram
 from ebpf.doubts import REASONS, doubts
 
 if TYPE_CHECKING:
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
     from ebpf.watch import Group, Snapshot
 
 LABELS = ["mode", "comm"]
+USUAL_CALLS = ("accept4", "close", "epoll_ctl", "epoll_wait", "recvfrom", "sendmsg", "sendto")
+NON_BLOCKING = ("accept4", "recvfrom", "sendmsg", "sendto")  # they find nothing, or no room
 SECOND_NS = 1e9
 EVENT_SLOTS = (1, 13)  # 1 to 8191 events; the daemon's wakeup_events has the same
 DURATION_SLOTS = (7, 36)  # 127 ns to 68.7 s
+NOTHING = Histogram((0,) * (DURATION_SLOTS[1] + 1), 0)
 
 
 class ProbeCollector:
@@ -86,6 +91,18 @@ def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"etlt_probe_{name}", text, labels=[*LABELS, *labels])
 
 
+def _usual_and_seen(group: Group) -> dict[str, CallCounts]:
+    usual = {
+        name: CallCounts(name, 0, {"EAGAIN": 0} if name in NON_BLOCKING else {}, NOTHING)
+        for name in USUAL_CALLS
+    }
+    seen = {
+        name: replace(call, errors={**usual[name].errors, **call.errors}) if name in usual else call
+        for name, call in group.counts.calls.items()
+    }
+    return usual | seen
+
+
 def _calls(groups: Iterable[Group]) -> Iterator[Metric]:
     calls = _counter("syscalls", "System calls the loop threads completed.", "syscall")
     errors = _counter(
@@ -98,7 +115,7 @@ def _calls(groups: Iterable[Group]) -> Iterator[Metric]:
         "io_bytes", "Bytes moved by reads and writes of the loop threads.", "syscall", "direction"
     )
     for group in groups:
-        for name, call in group.counts.calls.items():
+        for name, call in _usual_and_seen(group).items():
             calls.add_metric([*_labels(group), name], call.calls)
             for error, count in call.errors.items():
                 errors.add_metric([*_labels(group), name, error], count)
@@ -114,7 +131,7 @@ def _durations(groups: Iterable[Group]) -> Metric:
         labels=[*LABELS, "syscall"],
     )
     for group in groups:
-        for name, call in group.counts.calls.items():
+        for name, call in _usual_and_seen(group).items():
             if name in IO_CALLS:
                 family.add_metric(
                     [*_labels(group), name],

@@ -13,7 +13,7 @@ import re
 import urllib.error
 import urllib.parse
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,20 +43,32 @@ Labels = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The time range of a board, Unix seconds; *history* is where annotations begin."""
+    """The time range of a board, Unix seconds; *history* is where annotations begin.
+
+    *at_end* asks all panels for their value at the end alone.
+    """
 
     start: float
     end: float
     step: int = 1
     rate_interval: str = "10s"
     history: float = 0
+    at_end: bool = False
+
+    @property
+    def seconds(self) -> int:
+        """Return how long it is, in whole seconds, as Grafana says it."""
+        return max(1, round(self.end - self.start))
+
+    def at_a_glance(self) -> Span:
+        """Return the same, looked at from its end, with rates over all of it."""
+        return replace(self, rate_interval=f"{self.seconds}s", at_end=True)
 
     def globals(self) -> dict[str, str]:
         """Return Grafana's own variables."""
-        seconds = max(1, round(self.end - self.start))
         return {
-            "__range": f"{seconds}s",
-            "__range_s": str(seconds),
+            "__range": f"{self.seconds}s",
+            "__range_s": str(self.seconds),
             "__interval": f"{self.step}s",
             "__rate_interval": self.rate_interval,
         }
@@ -231,7 +243,7 @@ def _panels(
         for target in panel.get("targets") or []:
             where = f"{board['title']}: {panel['title']}: {target['refId']}"
             expr = interpolate(target["expr"], values)
-            if target.get("instant"):
+            if target.get("instant") or span.at_end:
                 yield prometheus.instant(where, expr, span.end)
             else:
                 yield prometheus.over(where, expr, span.start, span.end, span.step)
@@ -247,19 +259,48 @@ def _annotations(
 
 
 def _rule(prometheus: Prometheus, name: str, expr: str, span: Span) -> Iterator[Answer]:
+    expr = expr.replace("offset 30s", "offset 2s")  # no load here lasts so long
     if ":" in name:
         yield prometheus.over(f"rule {name}", expr, span.start, span.end, span.step)
-        seconds = round(span.end - span.start)
-        yield prometheus.instant(
-            f"rule {name}: recorded", f"last_over_time({name}[{seconds}s])", span.end
-        )
+        if "steady" not in name:  # for half a minute: not here
+            recorded = f"last_over_time({name}[{span.seconds}s])"
+            yield prometheus.instant(f"rule {name}: recorded", recorded, span.end)
         return
     answer = prometheus.instant(f"alert {name}", expr, span.end)
     if answer.error:
         yield answer
-    for selector in sorted({str(n) for n, _ in walk(promql.parse(expr)) if _is_selector(n)}):
-        asked = f"last_over_time({selector}[{round(span.end - span.start)}s])"
+    selectors = {str(n) for n, _ in walk(promql.parse(expr)) if _is_selector(n)}
+    for selector in sorted(one for one in selectors if "steady" not in one):
+        asked = f"last_over_time({selector}[{span.seconds}s])"
         yield prometheus.instant(f"alert {name}: {selector}", asked, span.end)
+
+
+COMPARISONS = {"==", "!=", ">", "<", ">=", "<="}
+WINDOW = re.compile(r"\[(?:30s|1m|5m)\]")
+LEAST = re.compile(r"(min_over_time\([^[]+)\[1m\]")
+
+
+def limited(expr: str) -> list[str]:
+    """Return what an alert's expression compares with a limit, in its order; outermost only."""
+    return list(_limited(promql.parse(expr)))
+
+
+def _limited(node: Any) -> Iterator[str]:
+    if isinstance(node, promql.BinaryExpr) and str(node.op) in COMPARISONS:
+        yield str(node.lhs)
+        return
+    for below, above in walk(node):
+        if above == (node,):
+            yield from _limited(below)
+
+
+def over_all_of_it(expr: str, span: Span) -> str:
+    """Return a rule's expression with rates over the whole span, however short it is.
+
+    What must have been so for half a minute, or at least for a minute, need only be so for seconds.
+    """
+    expr = LEAST.sub(r"\1[1s]", expr.replace("offset 30s", "offset 2s"))
+    return WINDOW.sub(f"[{span.seconds}s]", expr)
 
 
 def _is_selector(node: Any) -> bool:

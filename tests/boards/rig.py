@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -15,13 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.boards.asking import Prometheus, Span
+from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
 from tests.conftest import refusal
 from tests.probes.rig import Exporter
-from tests.system.rig import DaemonProcess
+from tests.system.rig import DaemonProcess, total
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.probes.test_daemon import Samples
 
 HERE = Path(__file__).parent
 RULES = HERE.parents[1] / "dashboards" / "rules"
@@ -30,6 +33,7 @@ MODES = ("lt", "et")
 JOBS = ("etltd", "etlt-probe", "loadclient")
 CONNECTIONS, RATE, SECONDS, LINGER_SECONDS = 24, 5, 15, 60
 PATIENCE_SECONDS = 60.0
+PORTS = range(15000, 32768)
 SMEAR_SECONDS = 5  # what a rate takes together; so long after the load it is wholly in the sums
 BUSY = "the client itself was the bottleneck"  # a late client still counts right
 CONFIG = """
@@ -45,10 +49,11 @@ def available() -> list[str]:
 
 
 def free_port() -> int:
-    """Return a port that nobody has just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """Return a port that nobody has, nor is given by the kernel, which gives higher ones."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as sock:
+            sock.bind(("127.0.0.1", secrets.choice(PORTS)))
+            return int(sock.getsockname()[1])
 
 
 class Targets:
@@ -59,6 +64,11 @@ class Targets:
         self._addresses: dict[str, list[str]] = {job: [] for job in JOBS}
         for job in JOBS:
             self._write(job)
+
+    @property
+    def addresses(self) -> dict[str, list[str]]:
+        """Return who is scraped, by job."""
+        return self._addresses
 
     def add(self, job: str, address: str) -> None:
         self._addresses[job].append(address)
@@ -123,30 +133,25 @@ def answers(prometheus: Prometheus) -> bool:
 class Load:
     """One `loadclient run`, which stays to be scraped until it is told to go."""
 
-    def __init__(self, daemon: DaemonProcess, mode: str, folder: Path) -> None:
+    def __init__(self, daemon: DaemonProcess, mode: str, folder: Path, port: int) -> None:
         self.mode = mode
         self.run_id = f"run-{mode}"
         self._json = folder / f"{mode}.json"
         self._log = folder / f"{mode}.log"
-        host, port = daemon.address
+        host, chat = daemon.address
         with self._log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "loadclient", "run", host, str(port), "--quiet"),
+                    *(sys.executable, "-m", "loadclient", "run", host, str(chat), "--quiet"),
                     *("--conns", str(CONNECTIONS), "--rate", str(RATE), "--warmup", "1"),
                     *("--duration", str(SECONDS), "--run-id", self.run_id),
                     *("--server-metrics", f"http://{daemon.scrape_address}/metrics"),
-                    *("--metrics-port", "0", "--linger", str(LINGER_SECONDS)),
+                    *("--metrics-port", str(port), "--linger", str(LINGER_SECONDS)),
                     *("--json", str(self._json)),
                 ],
                 stdout=stderr,
                 stderr=stderr,
             )
-        said = re.compile(r"metrics on http://(\S+)/metrics")
-        until(lambda: said.search(self.output()) or self.process.poll() is not None)
-        match = said.search(self.output())
-        assert match, self.output()
-        self.scrape_address = match[1]
 
     def output(self) -> str:
         return self._log.read_text()
@@ -168,16 +173,31 @@ class Scene:
 
     servers: dict[str, Prometheus]
     daemons: dict[str, DaemonProcess]
+    probes: dict[str, Exporter]  # by mode; one for each daemon, as on two hosts; or none
     ledgers: dict[str, dict[str, Any]]
-    has_probe: bool
-    span: Span
-    during: Span
+    addresses: dict[str, list[str]]
+    span: Span  # of both runs, from rest to rest
+    during: Span  # until both had been measured for a while
+    trouble: Span  # until a peer of each daemon had stopped reading
     spent: dict[str, dict[str, float]]  # how much each daemon's counters rose in the span
+    said: dict[str, Samples]  # by all exporters, by moment
+    alerts: list[dict[str, Any]]  # of all servers, at the end of the span
+
+    @property
+    def has_probe(self) -> bool:
+        """Tell whether the kernel let us watch."""
+        return bool(self.probes)
+
+    def view(self, moment: str) -> View:
+        """Return what the exporters said at a moment, and since the beginning."""
+        spans = {DURING: self.during, END: self.span, TROUBLE: self.trouble}
+        span = spans[moment]
+        return View(self.said[BEFORE], self.said[moment], span.end - span.start)
 
 
 @contextlib.contextmanager
 def scene(folder: Path) -> Iterator[Scene]:
-    """Run everything: a restart of a daemon, then both loads at one time."""
+    """Run everything: a restart of a daemon, then both loads at one time, then trouble."""
     with contextlib.ExitStack() as stack:
         targets = Targets(folder)
         servers = {
@@ -187,45 +207,108 @@ def scene(folder: Path) -> Iterator[Scene]:
         daemons = {mode: _daemon(stack, mode, folder, targets) for mode in MODES}
         _wait_for(servers, "count(up{job='etltd'} == 1)", len(MODES))
         daemons["lt"] = _restarted(stack, daemons["lt"], folder)
-        has_probe = refusal() is None
-        if has_probe:
-            pids = [word for one in daemons.values() for word in ("--pid", str(one.pid))]
-            probe = Exporter(*pids, "--stats")  # by name it would count everybody's daemons
-            stack.callback(probe.stop)
-            targets.add("etlt-probe", probe.url.split("/")[2])
+        probes = (
+            {} if refusal() else {mode: _probe(stack, daemons[mode], targets) for mode in MODES}
+        )
         _wait_for(servers, "count(changes(etltd_start_time_seconds[1m]) > 0)", 1)
-        wanted = len(MODES) + has_probe
-        _wait_for(servers, "count(min_over_time(up[3s]) == 1)", wanted)
-        start = time.time()
+        # A new target may be taken up 5 s late: the clients' are told of before they come.
+        for _ in MODES:
+            targets.add("loadclient", f"127.0.0.1:{free_port()}")
+        _wait_for(servers, "count(min_over_time(up[3s]) == 1)", len(MODES) + len(probes))
+        _wait_for(servers, "count(up{job='loadclient'} == 0)", len(MODES))
+
         before = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
+        start, said = time.time(), {BEFORE: look(targets.addresses, without="loadclient")}
         _wait_for(servers, f"count(timestamp(etltd_epoll_waits_total) > {start})", len(MODES))
-        loads = [Load(daemons[mode], mode, folder) for mode in MODES]
-        for load in loads:
-            stack.callback(load.stop)
-            targets.add("loadclient", load.scrape_address)
+        loads = [_load(stack, daemons[mode], mode, folder, targets) for mode in MODES]
         during = _last_look_at_the_load(servers)
+        said[DURING] = look(targets.addresses)
         ledgers = {load.mode: load.ledger() for load in loads}
         for ledger in ledgers.values():
             assert [one for one in ledger["invalid_reasons"] if not one.startswith(BUSY)] == []
         after = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
-        for name in ("etlt_load_messages_received_total", "etlt_load_messages_offered_total"):
-            key = name.removeprefix("etlt_load_").removesuffix("_total")
-            total = sum(ledger[key] for ledger in ledgers.values())
-            _wait_for(servers, f"sum({name})", total)
-        delivered = sum(one["messages_delivered_total"] for one in after.values())
-        _wait_for(servers, "sum(etltd_messages_delivered_total)", delivered)
-        settled = time.time() + SMEAR_SECONDS + 1
-        until(lambda: time.time() > settled)
-        end = time.time()
+        end = _settled(servers, ledgers, after)
+        said[END] = look(targets.addresses)
+        alerts = [one for server in servers.values() for one in server.get("alerts")["alerts"]]
+
+        for mode, daemon in daemons.items():
+            trouble(daemon, lines=1 + MODES.index(mode))
+        troubled = _seen(servers, "etltd_messages_dropped_total")
+        said[TROUBLE] = look(targets.addresses)
+        smeared = Span(start, end, rate_interval=f"{SMEAR_SECONDS}s", history=history)
         yield Scene(
             servers,
             daemons,
+            probes,
             ledgers,
-            has_probe,
-            Span(start, end, rate_interval=f"{SMEAR_SECONDS}s", history=history),
+            targets.addresses,
+            smeared,
             Span(start, during, history=history),
+            Span(start, troubled, history=history),
             {mode: _risen(before[mode], after[mode]) for mode in MODES},
+            said,
+            alerts,
         )
+
+
+def trouble(daemon: DaemonProcess, lines: int) -> None:
+    """Have a peer say *lines* that are too long and half a line, and another read nothing.
+
+    The second is owed bytes from then on, and is denied some, until the daemon ends.
+    """
+    limit = 8192
+    bad = daemon.crowd(1)
+    (speaker,) = bad.clients
+    speaker.say((b"x" * limit + b"\n") * lines + b"half a line")
+    bad.until(lambda: not speaker.outgoing)
+    speaker.sock.shutdown(socket.SHUT_WR)
+    until(lambda: total(daemon.metrics(), "messages_discarded_total") == lines + 1)
+    deaf, talker = daemon.crowd(1, rcvbuf=4096), daemon.crowd(1)
+    assert deaf.clients
+    while not daemon.metrics()["messages_dropped_total slow_consumer"]:
+        talker.clients[0].say((b"y" * 4000 + b"\n") * 64)
+        talker.until(lambda: not talker.clients[0].outgoing)
+    daemon.quiet_metrics()
+
+
+def _probe(stack: contextlib.ExitStack, daemon: DaemonProcess, targets: Targets) -> Exporter:
+    probe = Exporter("--pid", str(daemon.pid), "--stats")  # by name it would count everybody's
+    stack.callback(probe.stop)
+    targets.add("etlt-probe", probe.url.split("/")[2])
+    return probe
+
+
+def _load(
+    stack: contextlib.ExitStack, daemon: DaemonProcess, mode: str, folder: Path, targets: Targets
+) -> Load:
+    port = int(targets.addresses["loadclient"][MODES.index(mode)].rpartition(":")[2])
+    load = Load(daemon, mode, folder, port)
+    stack.callback(load.stop)
+    return load
+
+
+def _settled(
+    servers: dict[str, Prometheus],
+    ledgers: dict[str, dict[str, Any]],
+    after: dict[str, dict[str, float]],
+) -> float:
+    """Return a moment at which the servers have all of the runs, also in their rates."""
+    for name in ("messages_received", "messages_offered"):
+        _wait_for(servers, f"sum(etlt_load_{name}_total)", sum(o[name] for o in ledgers.values()))
+    delivered = sum(one["messages_delivered_total"] for one in after.values())
+    _wait_for(servers, "sum(etltd_messages_delivered_total)", delivered)
+    settled = time.time() + SMEAR_SECONDS + 1
+    until(lambda: time.time() > settled)
+    return time.time()
+
+
+def _seen(servers: dict[str, Prometheus], metric: str) -> float:
+    """Return a moment at which every server has scraped every daemon twice more."""
+    now = time.time()
+    _wait_for(
+        servers, f"count(min by (instance) (timestamp({metric} offset 1s)) > {now})", len(MODES)
+    )
+    return time.time()
 
 
 def _risen(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:

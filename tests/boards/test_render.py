@@ -7,7 +7,6 @@ import json
 import os
 import re
 import struct
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,15 +28,19 @@ from tests.boards.drawing import (
     prometheus,
     target,
 )
-from tests.boards.stack import MODES, stack
+from tests.boards.rig import CONNECTIONS, MODES
+from tests.boards.witnesses import DURING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.boards.rig import Scene
+
+pytestmark = pytest.mark.xdist_group("live boards")
+
 RATE = 'sum by (mode) (rate(etltd_epoll_wakeups_total{job=~"$job"}[$__rate_interval]))'
 DELIVERED = 'sum by (mode) (rate(etltd_messages_delivered_total{job=~"$job"}[$__rate_interval]))'
-RUNNING = "max by (mode) (etltd_connections)"
 PLAIN = "sum by (mode) (rate(etltd_epoll_wakeups_total[1m]))"
 BLUE = {"mode": "fixed", "fixedColor": "#123456"}
 JOB = {
@@ -50,6 +53,8 @@ JOB = {
     "query": "label_values(etltd_epoll_wakeups_total, job)",
     "refresh": 2,
 }
+
+LOOKS = [(theme, width) for theme in ("dark", "light") for width in (1440, 2560)]
 
 Drawn = tuple[int, list[dict[str, Any]]]
 
@@ -171,34 +176,35 @@ def test_an_override_reaches_its_series_and_no_other(
 
 @pytest.mark.browser
 @pytest.mark.kernel
-def test_all_boards_show_the_live_system(page: Path, tmp_path: Path) -> None:
-    """Nothing empty, nothing in error, and the figures are Prometheus's."""
+def test_all_boards_show_the_live_system_in_all_looks(
+    page: Path, scene: Scene, tmp_path: Path
+) -> None:
+    """Nothing empty, clipped or in error, on a laptop and a wall, and the figures are true."""
     assert page
-    out = tmp_path / "out"
-    with stack(tmp_path, GENERATED.parent / "rules") as address:
-        end = int(time.time()) - 2  # what is scraped by now stays as it is
-        span = ["--from", str(end - 60), "--to", str(end), "--scrape-interval", "1"]
-        look = ["--theme", "dark", "--width", "1440"]
-        status = main(["render", "--prometheus", address, "--out", str(out), *span, *look])
-        offered = ask(address, RUNNING, end)
-        limits = ask(address, "etltd_max_connections", end)
-    report = json.loads((out / "report.json").read_text())
+    during = scene.during
+    span = [f"--from={during.start:.0f}", f"--to={during.end:.0f}", "--scrape-interval=1"]
+    out = ["--out", str(tmp_path)]
+    status = main(["render", "--prometheus", scene.servers["prometheus"].url, *out, *span])
+    report = json.loads((tmp_path / "report.json").read_text())
 
-    assert status == 0, [one["problems"] for one in report]
-    assert [one["board"] for one in report] == [path.stem for path in sorted(GENERATED.glob("*"))]
+    assert status == 0, {text for one in report for text in one["problems"]}
+    looks = [(path.stem, *look) for path in sorted(GENERATED.glob("*")) for look in LOOKS]
+    assert [(one["board"], one["theme"], one["width"]) for one in report] == looks
     assert {panel["state"] for one in report for panel in one["panels"]} == {"ok"}
-    boards = {one["board"]: one for one in report}
-    assert boards["et-vs-lt"]["variables"]["left"] == ["lt"]
-    assert set(boards["et-vs-lt"]["variables"]["run"]) == {"run-lt", "run-et"}
-    [shown_text] = [
-        one["shown"]
-        for one in boards["daemon"]["panels"]
-        if one["title"] == "Connections, of the limit"
-    ]
-    shown = [float(number) for number in re.findall(r"([\d.]+)%", shown_text)]
-    assert set(offered) == set(limits) == set(MODES)
-    shares = [100 * offered[mode] / limits[mode] for mode in MODES]
-    assert sorted(shown) == pytest.approx(sorted(shares), rel=0.01)
+    pictures = [(tmp_path / one["file"]).read_bytes() for one in report]
+    assert [struct.unpack(">I", png[16:20])[0] for png in pictures] == [look[2] for look in looks]
+    assert len(set(pictures)) == len(looks)
+    for one in report:
+        variables, panels = one["variables"], {panel["title"]: panel for panel in one["panels"]}
+        if one["board"] == "et-vs-lt":
+            assert variables["left"] == ["lt"]
+            assert set(variables["run"]) == {"run-lt", "run-et"}
+        if one["board"] == "daemon":
+            words = panels["Connections, of the limit"]["shown"]
+            shown = [float(number) for number in re.findall(r"([\d.]+)%", words)]
+            limits = scene.view(DURING).level("etltd_max_connections", "mode")
+            shares = [100 * CONNECTIONS / limits[frozenset({("mode", mode)})] for mode in MODES]
+            assert sorted(shown) == pytest.approx(sorted(shares), rel=0.01)
 
 
 @pytest.mark.browser
@@ -339,25 +345,6 @@ def test_a_collapsed_row_is_opened_and_pushes_down_what_follows(
     assert [one["title"] for one in report[0]["panels"]] == ["Inner", "Outer"]
     boxes = report[0]["panels"]
     assert boxes[0]["box"]["bottom"] <= boxes[1]["box"]["top"]
-
-
-@pytest.mark.browser
-def test_pictures_have_the_width_and_the_theme_that_were_asked_for(
-    server: str, tmp_path: Path
-) -> None:
-    path = board(tmp_path / "sizes.json", panel("stat", "Stat", target("etltd_restarts")))
-    asked = ["--prometheus", server, "--out", str(tmp_path), "--board", str(path)]
-
-    status = main(["render", *asked, "--from", str(START), "--to", str(END)])
-
-    assert status == 0
-    sizes = {}
-    for theme in ("dark", "light"):
-        for width in (1440, 2560):
-            png = (tmp_path / f"sizes-{theme}-{width}.png").read_bytes()
-            sizes[theme, width] = png
-            assert struct.unpack(">I", png[16:20])[0] == width
-    assert len(set(sizes.values())) == 4
 
 
 @pytest.mark.browser

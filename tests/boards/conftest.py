@@ -1,0 +1,24 @@
+"""One live scene for all tests of the boards: making it takes longer than asking about it."""
+
+from __future__ import annotations
+
+import faulthandler
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.boards import rig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.boards.rig import Scene
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    if not rig.available():
+        pytest.skip("no Prometheus here (deploy/setup.sh dev unpacks it)")
+    faulthandler.cancel_dump_traceback_later()  # on a busy machine it takes more than a minute
+    with rig.scene(tmp_path_factory.mktemp("scene")) as made:
+        yield made
