@@ -5,7 +5,7 @@ PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo compare test fmt lint type dashboards-render bench fuzz lock clean stack stack-load stack-down
+.PHONY: help demo compare test fmt lint type dashboards-render bench fuzz soak lock clean stack stack-load stack-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,6 +49,9 @@ bench: .venv/.dev ## ratios with intervals, never bare times
 fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris)
 	@$(PYTHON) -m pip install -q "atheris>=3,<4"
 	@for target in $(or $(TARGET),decoder outbox batch modes); do $(PYTHON) -m tests.fire.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+
+soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
+	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et
 
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock

@@ -1,0 +1,242 @@
+"""A long run of mixed load with churn: ``python -m tests.fire.soak MODE MINUTES``.
+
+Some stay and hear everything; others come, talk, and leave in every way there is; some read too
+little and miss messages. Once a second the daemon is asked for its figures. At the end what each of
+those who stayed heard, or was told that it missed, is exactly what was said.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from scipy import stats
+
+from tests.daemon.rig import RESET_ON_CLOSE
+from tests.system.rig import DROPPED, Client, Crowd, DaemonProcess, assert_ledger
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+STAYING, SLEEPY, VISITING = 8, 4, 12
+OPTIONS = ("--high-water-bytes", "32768", "--sndbuf", "8192", "--max-line-bytes", "1024")
+NEVER_BACKWARDS = ("_total", "_bucket", "_count", "_sum")
+MOVE_SECONDS = 0.02  # between one's talk and another's: a load, not a flood
+BLOCKS = 30  # means of the resident memory over time: neighbours in time are alike, means less so
+GROWTH_BYTES = 16 << 20  # the interpreter's own ups and downs
+SLOPE_BYTES_PER_HOUR = 8 << 20
+
+
+class Resident(Client):
+    """One who stays; it counts what it hears, and keeps none of it."""
+
+    def __init__(self, address: tuple[str, int], rcvbuf: int = 0) -> None:
+        super().__init__(address, rcvbuf)
+        self.said = self.heard = self.told = 0
+
+    def say_lines(self, *lines: bytes) -> None:
+        self.said += len(lines)
+        self.say(b"".join(lines))
+
+    def step(self) -> None:
+        super().step()
+        end = self.inbox.rfind(b"\n") + 1
+        block = bytes(self.inbox[:end])
+        del self.inbox[:end]
+        self.heard += block.count(b"\n[USER") + block.startswith(b"[USER")
+        self.told += sum(int(number) for number in DROPPED.findall(block))
+
+
+@dataclass
+class Figures:
+    """What was seen once a second."""
+
+    seconds: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    spare_descriptors: list[float] = field(default_factory=list)  # beside the peers'
+    last: dict[str, float] = field(default_factory=dict)
+
+    def note(self, at: float, found: dict[str, float]) -> None:
+        """Keep what matters of *found*; no counter may have gone back."""
+        for name, value in self.last.items():
+            if name.split(" ")[0].endswith(NEVER_BACKWARDS):
+                assert found[name] >= value, f"{name} went back from {value} to {found[name]}"
+        self.last = found
+        self.seconds.append(at)
+        self.memory.append(found["resident_memory_bytes"])
+        self.spare_descriptors.append(found["open_fds"] - found["connections"])
+
+    def slope(self) -> tuple[float, float]:
+        """Return the growth of memory in bytes per hour and the half width of its 95 % interval.
+
+        The first fifth is left out: buffers and caches of the interpreter fill then.
+        """
+        first = len(self.seconds) // 5
+        size = max(1, (len(self.seconds) - first) // BLOCKS)
+        starts = range(first, len(self.seconds) - size + 1, size)
+        x = [sum(self.seconds[i : i + size]) / size for i in starts]
+        y = [sum(self.memory[i : i + size]) / size for i in starts]
+        fit = stats.linregress(x, y)
+        half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
+        return fit.slope * 3600, half * 3600
+
+
+class Soak:
+    """One daemon and its crowd."""
+
+    def __init__(self, daemon: DaemonProcess, seed: int) -> None:
+        self.daemon = daemon
+        self.random = random.Random(seed)  # noqa: S311 - a script, not a secret
+        self.staying = [Resident(daemon.address) for _ in range(STAYING)]
+        self.sleepy = [Resident(daemon.address, rcvbuf=4096) for _ in range(SLEEPY)]
+        self.residents = [*self.staying, *self.sleepy]
+        self.visitors: list[Client] = []
+        self.visits = self.lines = 0
+        self.figures = Figures()
+        until(lambda: daemon.metrics()["connections"] == len(self.residents))
+
+    def run(self, seconds: float) -> None:
+        began, due, move_due = monotonic(), 0.0, 0.0
+        while (at := monotonic() - began) < seconds:
+            if at >= move_due:
+                move_due = at + MOVE_SECONDS
+                self._talk()
+                self._come_and_go()
+                for sleeper in self.sleepy:
+                    sleeper.reads = self.random.random() < 0.02
+            Crowd([*self.residents, *self.visitors]).step(milliseconds=5)
+            if at >= due:
+                due = at + min(1.0, seconds / 20)
+                self.figures.note(at, self.daemon.metrics())
+
+    def _talk(self) -> None:
+        for speaker in self.random.sample(self.residents, 3):
+            words = self.random.choice((b"short\n", b"y" * 200 + b"\n", b"x" * 1000 + b"\n"))
+            times = self.random.randrange(1, 20)
+            if len(speaker.outgoing) < 1 << 16:
+                speaker.say_lines(*[words] * times)
+                self.lines += times
+
+    def _come_and_go(self) -> None:
+        if len(self.visitors) < VISITING:
+            self.visitors.append(Client(self.daemon.address))
+            self.visits += 1
+        visitor = self.random.choice(self.visitors)
+        visitor.say(
+            self.random.choice((b"hello\n", b"half a line", b"z" * 3000 + b"\n", b"\n" * 50))
+        )
+        visitor.reads = self.random.random() < 0.7
+        visitor.inbox.clear()
+        leaving = self.random.choice(self.visitors)
+        match self.random.randrange(8):
+            case 0:
+                leaving.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            case 1:
+                leaving.sock.shutdown(socket.SHUT_WR) if not leaving.at_end else None
+                leaving.outgoing = b""
+                return
+            case 2:
+                pass
+            case _:
+                return
+        leaving.sock.close()
+        self.visitors.remove(leaving)
+
+    def settle(self) -> dict[str, float]:
+        """Let the visitors go and those who stay hear all; return the last figures."""
+        for visitor in self.visitors:
+            visitor.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            visitor.sock.close()
+        for sleeper in self.sleepy:
+            sleeper.reads = True
+        crowd = Crowd(self.residents)
+        crowd.until(lambda: not any(one.outgoing for one in self.residents), 120)
+        self.staying[0].say_lines(b"good night\n")  # those that only finished are found out by it
+        crowd.until(self._is_quiet, 120)
+        found = self.daemon.quiet_metrics()
+        self.figures.note(self.figures.seconds[-1] + 1, found)
+        return found
+
+    def _is_quiet(self) -> bool:
+        before = self.daemon.metrics()
+        heard = [one.heard + one.told for one in self.residents]
+        for _ in range(20):
+            Crowd(self.residents).step()
+        return (
+            heard == [one.heard + one.told for one in self.residents]
+            and not before["outbox_bytes"]
+            and before["connections"] == len(self.residents)
+            and all(one.heard + one.told == self._owed(before, one) for one in self.residents)
+        )
+
+    @staticmethod
+    def _owed(found: Mapping[str, float], one: Resident) -> float:
+        return found["messages_received_total"] - one.said
+
+    def check(self, found: dict[str, float]) -> None:
+        """Check the ledger to the message, descriptors, and (if it ran for long) memory."""
+        assert_ledger(found)
+        assert found["outbox_messages"] == found["outbox_bytes"] == 0
+        for one in self.residents:
+            assert one.heard + one.told == self._owed(found, one)
+        assert max(self.figures.spare_descriptors) - min(self.figures.spare_descriptors) <= 24
+        assert self.figures.spare_descriptors[-1] <= self.figures.spare_descriptors[0]
+        grown = self.figures.memory[-1] - self.figures.memory[len(self.figures.memory) // 5]
+        slope, half = self.figures.slope()
+        assert grown < GROWTH_BYTES or slope - half < SLOPE_BYTES_PER_HOUR
+
+    def told(self, found: Mapping[str, float]) -> str:
+        """Return what was seen, in a few lines."""
+        slope, half = self.figures.slope()
+        missed = sum(one.told for one in self.residents)
+        seconds, memory = self.figures.seconds[-1], self.figures.memory
+        spare = self.figures.spare_descriptors
+        return (
+            f"{seconds:.0f} s, {self.visits:,} visits, "
+            f"{found['messages_received_total']:,.0f} messages accepted, "
+            f"{found['messages_enqueued_total']:,.0f} copies owed, "
+            f"{found['messages_delivered_total']:,.0f} delivered; "
+            f"{len(self.residents)} residents heard {sum(one.heard for one in self.residents):,} "
+            f"and were told of {missed:,} missed: exact\n"
+            f"memory {memory[0] / 1e6:.2f} MB at first, {memory[-1] / 1e6:.2f} MB at last, "
+            f"slope {slope / 1e6:+.2f} MB an hour "
+            f"(95 %: {(slope - half) / 1e6:+.2f} to {(slope + half) / 1e6:+.2f}); "
+            f"descriptors beside the peers' {min(spare):.0f} to {max(spare):.0f}, "
+            f"at last {spare[-1]:.0f}"
+        )
+
+    def close(self) -> None:
+        for one in [*self.residents, *self.visitors]:
+            one.sock.close()
+
+
+def soak(mode: str, seconds: float, folder: Path) -> str:
+    """Run it; return what was seen."""
+    daemon = DaemonProcess(mode, *OPTIONS, log=folder / f"soak-{mode}.log")
+    try:
+        daemon.wait_until_listening()
+        running = Soak(daemon, seed=6)
+        running.run(seconds)
+        found = running.settle()
+        running.check(found)
+        running.close()
+        return running.told(found)
+    finally:
+        daemon.close()
+
+
+def main() -> None:
+    mode, minutes = sys.argv[1], float(sys.argv[2])
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"{mode}: {soak(mode, minutes * 60, Path(folder))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
