@@ -12,7 +12,10 @@ HERE = Path(__file__).parent
 # What shares something that takes long to start, or would make each other late, stays on one worker
 # of pytest-xdist.
 TOGETHER = {
-    "load": "load",
+    "load/network": "load",
+    "load/test_own_limits.py": "load",
+    "load/compare/test_command.py": "load",
+    "load/compare/test_search.py": "load",
     "deploy/containers": "engine",
     "deploy/test_systemd_boot.py": "systemd",
     "boards/test_on_prometheus.py": "scene",
@@ -33,6 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together what shares; skip what needs bpf(2) where the kernel refuses it."""
     reason = refusal()
     for item in items:
+        if "load" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("load"))
         for path, group in TOGETHER.items():
             if item.path.is_relative_to(HERE / path):
                 item.add_marker(pytest.mark.xdist_group(group))

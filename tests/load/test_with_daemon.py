@@ -79,10 +79,11 @@ def test_drops_for_bad_readers_are_explained(
     tmp_path: Path, load: Callable[..., Outcome], profile: str
 ) -> None:
     """The daemon's outbox overflows: what it withheld is announced or counted, to the message."""
-    with running_daemon("et", tmp_path / "daemon.log", "--high-water-bytes", "65536") as daemon:
+    small = ("--high-water-bytes", "65536", "--sndbuf", "16384")
+    with running_daemon("et", tmp_path / "daemon.log", *small) as daemon:
         outcome = load(
             *(daemon.address[1], "--server-metrics", daemon.metrics, profile, 1),
-            *("--conns", 4, "--msg-bytes", 8000, "--rate", 100, "--rcvbuf", 4096, "--duration", 3),
+            *("--conns", 4, "--msg-bytes", 8000, "--rate", 20, "--rcvbuf", 4096, "--duration", 2),
         )
     counters = outcome.result.server["counters"]
 
