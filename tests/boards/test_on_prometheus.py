@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tests.boards.rig import Scene
     from tests.boards.truth import Truth
 
-pytestmark = [pytest.mark.system, pytest.mark.xdist_group("live boards")]
+pytestmark = pytest.mark.system
 
 HOME = "etlt / ET vs LT"
 EXPRESSIONS = dict(rules.expressions())

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
     from tests.boards.rig import Scene
 
-pytestmark = pytest.mark.xdist_group("live boards")
-
 RATE = 'sum by (mode) (rate(etltd_epoll_wakeups_total{job=~"$job"}[$__rate_interval]))'
 DELIVERED = 'sum by (mode) (rate(etltd_messages_delivered_total{job=~"$job"}[$__rate_interval]))'
 PLAIN = "sum by (mode) (rate(etltd_epoll_wakeups_total[1m]))"
