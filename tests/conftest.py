@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from ebpf import preflight
 from ebpf.errors import Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 
@@ -19,7 +24,7 @@ TOGETHER = {
     "deploy/containers": "engine",
     "deploy/test_systemd_boot.py": "systemd",
     "boards/test_on_prometheus.py": "scene",
-    "boards/test_render.py": "browser",
+    "boards/test_render.py": "scene",
 }
 
 
@@ -32,7 +37,8 @@ def refusal() -> str | None:
     return None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest-xdist reads the groups in between
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Keep together what shares; skip what needs bpf(2) where the kernel refuses it."""
     reason = refusal()
     for item in items:
@@ -43,3 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xdist_group(group))
         if reason and item.get_closest_marker("kernel"):
             item.add_marker(pytest.mark.skip(reason=f"bpf(2): {reason}"))
+    yield
+    for item in items:  # from pytest 9.2 on, the name that pytest-xdist 3.8 gives is not looked at
+        if named := getattr(item, "_nodeid", None):
+            item._id = NodeId.parse(named)
