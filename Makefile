@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
 BIN := .venv/bin
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --exclude-newer "1 week" pyproject.toml
-PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,etltd/bus/envelope.py,etltd/bus/sequence.py,etltd/bus/buffer.py,etltd/bus/backoff.py,etltd/bus/stats.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
+PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,etltd/bus/envelope.py,etltd/bus/sequence.py,etltd/bus/buffer.py,etltd/bus/backoff.py,etltd/bus/stats.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/merge.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
@@ -45,6 +45,9 @@ dashboards-render: .venv/.run ## draw the boards by Grafana's components from PR
 
 bench: .venv/.dev ## ratios with intervals, never bare times
 	@$(PYTHON) -m pytest -q -s tests/bench
+
+soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in turn, SECONDS=600 (as root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/bench/bus_soak.py $(or $(SECONDS),600)
 
 fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris)
 	@$(PYTHON) -m pip install -q "atheris>=3,<4"
