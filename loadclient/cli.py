@@ -11,7 +11,7 @@ import time
 import tomllib
 from contextlib import suppress
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -38,17 +38,16 @@ from loadclient.demo import (
 )
 from loadclient.environment import version
 from loadclient.interrupts import InterruptedRunError, Interrupts
+from loadclient.merge import merge
 from loadclient.metrics import LiveMetrics
 from loadclient.network.link import NetworkFailedError
 from loadclient.options import Host, Options, Port, UsageError, check
 from loadclient.report import summary
+from loadclient.result import RunResult
 from loadclient.runner import CannotRunError, resolve
 from loadclient.server import ServerUnreadableError, read
-from loadclient.session import NotWrittenError, perform
+from loadclient.session import NotWrittenError, perform, write_whole
 from loadclient.streams import open_missing, unheard
-
-if TYPE_CHECKING:
-    from loadclient.result import RunResult
 
 LINGER_SLICE_SECONDS = 0.05
 EXIT_OK = 0
@@ -107,6 +106,37 @@ def run(host: Host = "127.0.0.1", port: Port = 9000, *, options: Options = DEFAU
     if metrics is not None:
         metrics.enter("linger", options.linger)
         _linger(options.linger)
+    return exit_code(result)
+
+
+@app.command(name="merge")
+def merge_parts(
+    *files: Path, json: Path | None = None, quiet: Annotated[bool, Parameter(negative=())] = False
+) -> int:
+    """Make one result of the parts of a run (loadclient run --part K/N --json FILE).
+
+    Exit codes: 0 valid; 1 a file could not be read or written; 2 these are not the parts of one
+    run; 4 the run is invalid; 130 a part was interrupted.
+
+    Parameters
+    ----------
+    files:
+        The result of every part.
+    json:
+        Write the result here.
+    quiet:
+        Print no summary.
+    """
+    if not files:
+        raise UsageError("merge: which files? It needs the result of every part.")
+    try:
+        result = merge([RunResult.from_json(file.read_text(encoding="utf-8")) for file in files])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"merge: {error}.") from error
+    if not quiet:
+        print(summary(result), file=unheard(sys.stdout), flush=True)
+    if json is not None:
+        write_whole(json, result.to_json())
     return exit_code(result)
 
 

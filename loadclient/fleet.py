@@ -66,7 +66,7 @@ class Fleet:
 
     def __init__(self, plan: Plan, sockets: list[socket.socket], control_fd: int) -> None:
         self._plan = plan
-        self._payload = Payload(plan.msg_bytes)
+        self._payload = Payload(plan.msg_bytes, plan.clock_ns)
         self._epoll = select.epoll()
         self._epoll.register(control_fd, EPOLLIN)
         self._control_fd = control_fd

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 5.0
 AGAIN_SECONDS = 0.5
 LISTEN_SECONDS = 0.05
+OTHERS_SECONDS = 1.0  # between two hellos to parts that may not be there yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,18 @@ def exchange(crew: Crew, senders: int, pause: Callable[[float], None]) -> Echo:
         if echo.complete or echo.closed or time.monotonic() > deadline:
             return echo
         wanted = (everyone - echo.prefix_bytes.keys()) or frozenset(sorted(everyone)[:2])
+
+
+def exchange_with_others(
+    crew: Crew, own: range, senders: int, until: float, pause: Callable[[float], None]
+) -> Echo:
+    """Say hello until the Unix time *until*: other parts of the run come when they come."""
+    while True:
+        crew.ask(SayHello(frozenset(own)), Heard)
+        echo = _listen(crew, senders, pause)
+        if echo.closed or time.time() > until:
+            return echo
+        pause(min(OTHERS_SECONDS, max(0.0, until - time.time())))
 
 
 def _listen(crew: Crew, senders: int, pause: Callable[[float], None]) -> Echo:

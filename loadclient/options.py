@@ -91,6 +91,15 @@ def host_name(_type: Any, tokens: Sequence[Token]) -> str:
     return text
 
 
+def part_of(_type: Any, tokens: Sequence[Token]) -> str:
+    """Convert to the number of a part and of how many it is one."""
+    text = tokens[0].value
+    number, _, parts = text.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts) <= 1000):
+        raise ValueError(f'"{text}" is not a part of up to 1000, such as 1/4')
+    return text
+
+
 def integer(least: int, most: int | None = None) -> Parameter:
     """Take a whole number between bounds, both included."""
     return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
@@ -158,6 +167,10 @@ class Options:
     """Fail (exit 3) if the corrected p99 latency exceeds this many milliseconds."""
     min_delivery_ratio: Annotated[float | None, real(0, 1)] = None
     """Fail (exit 3) if less than this share of the owed copies was received."""
+    part: Annotated[str | None, Parameter(converter=part_of, n_tokens=1)] = None
+    """Be part K of N of one run, as K/N; all parts have the same options. Needs --start-at."""
+    start_at: Annotated[float | None, real(0)] = None
+    """Unix time at which all parts begin to send; there is no warm-up then."""
     run_id: str | None = None
     """Name of the run in results and metrics. Default: time and process id."""
     json: File = None
@@ -179,6 +192,27 @@ class Options:
         return self.conns if self.senders is None else self.senders
 
     @property
+    def number(self) -> int:
+        """Which part of the run this is, from 1 on."""
+        return int(self.part.split("/")[0]) if self.part else 1
+
+    @property
+    def parts(self) -> int:
+        """Of how many."""
+        return int(self.part.split("/")[1]) if self.part else 1
+
+    @property
+    def all_speakers(self) -> int:
+        """Connections that send, in all parts."""
+        return self.parts * self.speakers
+
+    @property
+    def own_senders(self) -> range:
+        """The numbers of this part's senders."""
+        first = (self.number - 1) * self.speakers
+        return range(first, first + self.speakers)
+
+    @property
     def readers(self) -> int:
         """Connections that read, slowly or not."""
         return self.conns - self.never_readers if self.recv else 0
@@ -195,7 +229,7 @@ class Options:
         return [
             Place(
                 Profile.NEVER if i >= never else Profile.SLOW if i >= slow else Profile.READER,
-                i if i < self.speakers else None,
+                self.own_senders[i] if i < self.speakers else None,
             )
             for i in range(self.conns)
         ]
@@ -209,6 +243,7 @@ def check(options: Options) -> None:
     for sentence in (
         *_contradictions(options),
         *_uncountable(options),
+        *_partial(options),
         *_too_slow(options),
         *_idle(options),
         *_unwritable(options),
@@ -260,6 +295,25 @@ def _uncountable(o: Options) -> Sequence[str]:
             f"--churn {o.churn:g}: all others must read (no --no-recv, --slow-readers, "
             "--never-readers), or nobody could tell whose copies are missing."
         )
+    return found
+
+
+def _partial(o: Options) -> Sequence[str]:
+    """Return what a part of a run cannot do, and what it needs."""
+    found = []
+    if o.part is None:
+        if o.start_at is not None:
+            found.append(f"--start-at {o.start_at:g}: only the parts of a run (--part) need it.")
+        return found
+    if o.start_at is None or o.run_id is None:
+        found.append(f"--part {o.part}: needs --start-at and --run-id, the same for all parts.")
+    if not o.duration or o.churn or not o.recv:
+        found.append(
+            f"--part {o.part}: what the others send must be known beforehand and be read (no "
+            "--duration 0, --churn, --no-recv)."
+        )
+    if o.all_speakers > MAX_SENDERS:
+        found.append(f"--part {o.part}: over {MAX_SENDERS} senders in all.")
     return found
 
 

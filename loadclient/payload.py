@@ -39,10 +39,12 @@ class Mark(NamedTuple):
 class Payload:
     """Builds messages of exactly *size* bytes, newline included."""
 
-    __slots__ = ("_filler", "_marked_filler", "has_samples", "has_sequence", "size")
+    __slots__ = ("_filler", "_marked_filler", "clock_ns", "has_samples", "has_sequence", "size")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, clock_ns: int = 0) -> None:
+        """Build messages of *size*; *clock_ns* makes our times ones that other hosts know."""
         self.size = size
+        self.clock_ns = clock_ns
         self.has_sequence = size >= SEQUENCE_BYTES
         self.has_samples = size >= SAMPLE_BYTES
         self._filler = b"." * (size - (SEQUENCE_BYTES if self.has_sequence else 1)) + b"\n"
@@ -59,7 +61,7 @@ class Payload:
         return b"e%05X%06X%011X%08X%s" % (
             sender,
             sequence & SEQUENCE_MASK,
-            due_ns & TIME_MASK,
+            (due_ns + self.clock_ns) & TIME_MASK,
             min((now_ns - due_ns) // 1000, LAG_MASK),
             self._marked_filler,
         )
@@ -101,8 +103,12 @@ def read_hello(line: bytes) -> tuple[int, int] | None:
 
 
 def latency_ns(due: int, now_ns: int) -> int:
-    """Return how long ago *due* was, given that it wraps."""
-    return (now_ns - due) & TIME_MASK
+    """Return how long ago *due* was, given that it wraps; 0 if it is ahead of our clock.
+
+    That is possible between two hosts alone, whose clocks differ by more than the way takes.
+    """
+    latency = (now_ns - due) & TIME_MASK
+    return latency if latency <= TIME_MASK >> 1 else 0
 
 
 def _hexadecimal(digits: bytes) -> int | None:

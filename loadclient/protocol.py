@@ -42,6 +42,7 @@ class Plan:
     slow_reader_rate: int
     sndbuf: int
     rcvbuf: int
+    clock_ns: int = 0  # from our clock to the one that due times are told by
     churn: float = 0.0  # connections of this worker that come and go in a second
 
 

@@ -144,7 +144,7 @@ class Receiver:
         """Record a latency, unless the delay is a slow reader's own."""
         if peer.profile is not Profile.READER:
             return
-        latency = latency_ns(mark.due, now_ns)
+        latency = latency_ns(mark.due, now_ns + self._payload.clock_ns)
         self.marks += 1
         self.corrected.record(latency)
         self.windows.record(now_ns - latency, latency)

@@ -51,6 +51,12 @@ def _lines(result: RunResult) -> Iterator[str]:
             "still under way to them when they went",
         )
     yield _row("latency", _spread(result.latency_seconds, result.latency_absent_because))
+    if result.merged is not None:
+        error = result.merged["clock_uncertainty_seconds"]
+        by = (
+            "an unknown time: not all of their clocks are set" if error is None else duration(error)
+        )
+        yield _row("", f"of {result.merged['parts']} parts, whose clocks may differ by up to {by}")
     yield _row("uncorrected", _spread(result.latency_uncorrected_seconds))
     yield _row("schedule lag", _spread(result.schedule_lag_seconds))
     yield _row("connect", _spread(result.connect_seconds))

@@ -77,6 +77,8 @@ class RunResult:
 
     connections: int = 0
     connections_closed_by_server: dict[str, int] = field(default_factory=dict)
+    part: dict[str, Any] | None = None  # what `loadclient merge` needs; null: the whole run
+    merged: dict[str, Any] | None = None  # of how many parts, and how far their clocks agree
     churn: dict[str, Any] | None = None  # connections that came and went; null: there were none
     client: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)

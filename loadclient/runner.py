@@ -12,15 +12,16 @@ from __future__ import annotations
 import os
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol
 
 from loadclient import queues, server
 from loadclient.addresses import first_answering
+from loadclient.clocks import Clock, this_clock, time_of_day_ns
 from loadclient.crew import Crew
 from loadclient.environment import Contention, describe
-from loadclient.hello import exchange
+from loadclient.hello import Echo, exchange, exchange_with_others
 from loadclient.histogram import Histogram, merged
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.pacing import Schedule, marking_interval
@@ -50,6 +51,7 @@ REST_SECONDS = 0.06  # two equal readings, at least 50 ms apart, are rest
 STALL_SECONDS = 2.0  # owed bytes that do not move for so long: ask a witness whether they will
 SETTLE_SECONDS = 2e-6  # of patience for each pair of sender and receiver: a tenth of it is usual
 ACCEPT_SECONDS = 5.0
+QUIET_SECONDS = 2.0  # before the start of a run in parts: nobody says hello any more
 INTERRUPTED_DRAIN_SECONDS = 2.0
 
 
@@ -102,6 +104,7 @@ class Evidence:
     after: server.Reading | None = None
     server_failure: str | None = None
     environment: dict[str, object] = field(default_factory=dict)
+    clock: Clock | None = None  # of this host, if that matters to others
 
 
 class Run:
@@ -119,6 +122,9 @@ class Run:
         self._frames = Frames.of((), options.msg_bytes)
         run_id = options.run_id or f"{time.time():.0f}-{os.getpid()}"
         self.evidence = Evidence(run_id, spell(address))
+        self._clock_ns = 0
+        if options.part:
+            self._clock_ns, self.evidence.clock = time_of_day_ns(), this_clock()
 
     def execute(self) -> Evidence:
         """Go through all phases and return what was found out.
@@ -147,7 +153,7 @@ class Run:
         self._connect(crew)
         self._hello(crew)
         self.evidence.first = self.evidence.before = self._read_server(0)
-        if self._options.warmup:
+        if self._options.warmup and self._options.part is None:
             self._warm_up(crew)
         self._measure(crew)
 
@@ -175,13 +181,13 @@ class Run:
         places = o.places()
         if Payload(o.msg_bytes).has_samples and o.recv:
             self.evidence.interval = marking_interval(
-                rate=o.rate, senders=o.speakers, receivers=o.readers
+                rate=o.rate, senders=o.all_speakers, receivers=o.readers
             )
         for worker in range(o.procs):
             yield Plan(
                 address=self._address,
                 places=tuple(places[worker :: o.procs]),
-                senders=o.speakers,
+                senders=o.all_speakers,
                 msg_bytes=o.msg_bytes,
                 marking_interval=self.evidence.interval,
                 verify_full=o.verify == "full",
@@ -189,6 +195,7 @@ class Run:
                 slow_reader_rate=o.slow_reader_rate,
                 sndbuf=o.sndbuf,
                 rcvbuf=o.rcvbuf,
+                clock_ns=self._clock_ns,
                 churn=o.churn / o.procs,
             )
 
@@ -198,7 +205,12 @@ class Run:
         if not self._options.recv:
             self._await_accepted()
             return
-        echo = exchange(crew, self._options.speakers, self._pause)
+        echo = self._exchange(crew)
+        if not echo.complete and self._options.part and not echo.closed:
+            raise NoEvidenceError(
+                f"{QUIET_SECONDS:g} s before the start only {len(echo.prefix_bytes)} of "
+                f"{echo.senders} senders of all parts had been heard: is every part there?"
+            )
         if not echo.complete:
             unread = self._unread_at_server(crew.ask(Settle(), Settled))
             total = self._look(crew)
@@ -206,6 +218,15 @@ class Run:
         self.evidence.prefix_bytes = echo.prefix_bytes
         self._frames = Frames.of(list(echo.prefix_bytes.values()), self._options.msg_bytes)
         self._rest(crew, seconds=self._options.drain_timeout)
+
+    def _exchange(self, crew: Crew) -> Echo:
+        o = self._options
+        if o.start_at is None:
+            return exchange(crew, o.speakers, self._pause)
+        until = o.start_at - QUIET_SECONDS
+        if time.time() > until:
+            raise NoEvidenceError("it was not connected in time for --start-at")
+        return exchange_with_others(crew, o.own_senders, o.all_speakers, until, self._pause)
 
     def _await_accepted(self) -> None:
         """With receiving off, only the server can say that it accepted everybody."""
@@ -260,7 +281,15 @@ class Run:
 
     def _measure(self, crew: Crew) -> None:
         self._enter("measure", self._options.duration or None)
-        self.evidence.schedule = self._schedule(self._options.seconds)
+        schedule = self.evidence.schedule = self._schedule(self._options.seconds)
+        if schedule.start_ns < monotonic_ns():
+            raise NoEvidenceError("it was not ready in time for --start-at")
+        others = (
+            prefix + self._options.msg_bytes
+            for number, prefix in self.evidence.prefix_bytes.items()
+            if number not in self._options.own_senders
+        )
+        self._frames = replace(self._frames, foreign_bytes=schedule.rounds * sum(others))
         try:
             self._follow(crew, self.evidence.schedule, counted=True)
         except InterruptedRunError:
@@ -365,11 +394,14 @@ class Run:
 
     def _schedule(self, seconds: float) -> Schedule:
         o = self._options
+        start_ns = monotonic_ns() + LEAD_NS
+        if o.start_at is not None:
+            start_ns = round(o.start_at * 1e9) - self._clock_ns
         return Schedule.lasting(
             seconds,
-            start_ns=monotonic_ns() + LEAD_NS,
+            start_ns=start_ns,
             rate=o.rate,
-            senders=o.speakers,
+            senders=o.all_speakers,
             burst=o.burst,
         )
 

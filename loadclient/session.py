@@ -48,7 +48,7 @@ def perform(
     In this order: what a full disk takes from the files has been told.
     Raises what `Run.execute` raises, and NotWrittenError.
     """
-    if options.server_metrics:
+    if options.server_metrics and options.part is None:
         _await_alone(options.server_metrics)
     with ExitStack() as stack:
         if not options.quiet:

@@ -62,6 +62,7 @@ class Frames:
     shortest: int
     longest: int
     mean: float
+    foreign_bytes: int = 0  # that other parts of the run owe every reader, if all goes as planned
 
     @classmethod
     def of(cls, prefix_bytes: Sequence[int], msg_bytes: int) -> Frames:
@@ -75,7 +76,8 @@ class Frames:
 
     def missing(self, snapshot: Snapshot) -> int:
         """Return the bytes that readers are owed and have not received."""
-        owed = snapshot.readers * snapshot.frame_bytes - snapshot.own_frame_bytes
+        everybodys = snapshot.frame_bytes + self.foreign_bytes
+        owed = snapshot.readers * everybodys - snapshot.own_frame_bytes
         return owed - (snapshot.received_bytes - snapshot.notice_bytes)
 
     def complete(self, snapshot: Snapshot) -> bool:

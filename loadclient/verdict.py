@@ -9,6 +9,7 @@ from loadclient import server
 from loadclient.histogram import Histogram
 from loadclient.ledger import (
     REFUSALS,
+    Account,
     Churned,
     Closed,
     Deliveries,
@@ -18,6 +19,7 @@ from loadclient.ledger import (
     owed_to_churned,
     settle_deliveries,
 )
+from loadclient.merge import Part
 from loadclient.payload import SAMPLE_BYTES
 from loadclient.protocol import Latencies, Snapshot
 from loadclient.result import RunResult, Threshold, quantiles
@@ -27,7 +29,7 @@ from loadclient.totals import Rest, all_lag, merged_latencies
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from loadclient.ledger import Account, ServerSide
+    from loadclient.ledger import ServerSide
     from loadclient.options import Options
     from loadclient.runner import Evidence
 
@@ -56,7 +58,7 @@ class Verdict:
         )
         self._deliveries = (
             settle_deliveries(
-                self._accounts,
+                [*self._accounts, *_others(options, evidence)],
                 evidence.prefix_bytes,
                 options.msg_bytes,
                 waited_seconds=(
@@ -135,6 +137,7 @@ class Verdict:
             connect_seconds=quantiles(evidence.connect_latency),
             connections=evidence.connections,
             connections_closed_by_server=self._closed(),
+            part=self._part(),
             churn=self._churn(),
             client=self._client(),
             config=self._config(),
@@ -298,7 +301,7 @@ class Verdict:
     def _delivery_reasons(self) -> Iterator[str]:
         size = self._options.msg_bytes
         yield from self._deliveries.reasons
-        if self._counters is not None:
+        if self._counters is not None and self._options.part is None:  # else the merge joins them
             side = self._server_side(self._counters)
             churn = (self._churned(), self._traffic()) if self._options.churn else None
             yield from join_reasons(side, self._accounts, self._deliveries, size, churn)
@@ -325,6 +328,13 @@ class Verdict:
     def _server_side(self, counters: server.Counters) -> ServerSide:
         side = server.side(counters, self._evidence.unread_at_server)
         return replace(side, evicted=self._evicted())
+
+    def _part(self) -> dict[str, Any] | None:
+        o = self._options
+        clock, prefixes = self._evidence.clock, self._evidence.prefix_bytes
+        if clock is None or o.start_at is None:
+            return None
+        return Part(o.number, o.parts, o.start_at, clock, prefixes, self._accounts).as_json()
 
     def _churned(self) -> Churned:
         return sum((worker.churned for worker in self._evidence.settled), Churned())
@@ -380,11 +390,12 @@ class Verdict:
         yield from self._backlog_reasons()
         if self._evidence.interrupted_in or not self._options.duration:
             return  # the schedule did not end, it was cut
-        on_time = schedule.messages - stopped.overdue
-        if on_time < LEAST_ON_TIME * schedule.messages:
+        messages = schedule.rounds * self._options.speakers
+        on_time = messages - stopped.overdue
+        if on_time < LEAST_ON_TIME * messages:
             yield (
                 f"the client itself was the bottleneck: when the schedule ended it had come to "
-                f"{on_time} of {schedule.messages} messages"
+                f"{on_time} of {messages} messages"
             )
 
     def _backlog_reasons(self) -> Iterator[str]:
@@ -450,6 +461,21 @@ class Verdict:
             ratio = self._delivery_ratio()
             holds = ratio is not None and ratio >= least
             yield Threshold(name="min_delivery_ratio", limit=least, measured=ratio, holds=holds)
+
+
+def _others(options: Options, evidence: Evidence) -> list[Account]:
+    """Return the senders of other parts as if they had sent what they were to send.
+
+    A part cannot know better; `loadclient merge` does.
+    """
+    if evidence.schedule is None:
+        return []
+    sent_bytes = evidence.schedule.rounds * options.msg_bytes
+    return [
+        Account(profile=Profile.NEVER, sender=number, sent_bytes=sent_bytes)
+        for number in range(options.all_speakers)
+        if number not in options.own_senders
+    ]
 
 
 def not_stationary(windows: Sequence[float | None]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "loadclient"
-PURE = ("histogram", "ledger", "pacing", "payload", "protocol", "report", "result", "sequences",
-        "series", "totals", "verdict")  # fmt: skip
+PURE = ("histogram", "ledger", "merge", "pacing", "payload", "protocol", "report", "result",
+        "sequences", "series", "totals", "verdict")  # fmt: skip
 WORLD = {"os", "select", "selectors", "signal", "socket", "subprocess", "time", "urllib"}
 
 

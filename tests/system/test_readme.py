@@ -45,7 +45,7 @@ def test_every_option_in_the_readme_exists() -> None:
         help_of(*command)
         for command in [
             ("etltd",), ("loadclient", "run"), ("loadclient", "compare"), ("loadclient", "search"),
-            ("loadclient", "report"), ("ebpf",),
+            ("loadclient", "report"), ("loadclient", "merge"), ("ebpf",),
         ]
     )  # fmt: skip
 

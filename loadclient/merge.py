@@ -1,0 +1,231 @@
+"""One result of the parts of one run. Pure: records in, one record out.
+
+Nothing is averaged: accounts are put side by side and settled as if one process had kept them all,
+histograms are added slot by slot, counters of several servers are added. What one part alone could
+only compare with the plan is here compared with what the others really sent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from loadclient.clocks import Clock
+from loadclient.histogram import Histogram, merged
+from loadclient.ledger import Account, Closed, Profile, join_reasons, settle_deliveries
+from loadclient.result import RunResult, quantiles
+from loadclient.server import Counters, side
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SAME = ("msg_bytes", "rate", "duration", "senders", "conns", "burst", "verify")
+SUMS = (
+    *("messages_offered", "messages_sent", "bytes_sent", "bytes_unsent", "offered_rate"),
+    *("message_rate", "bytes_per_second", "bytes_received", "duplicated", "reordered", "damaged"),
+    *("latency_samples", "connections"),
+)
+
+
+class MergeError(ValueError):
+    """These records are not the parts of one run; the message is one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a record holds of the part that it is, beside its figures."""
+
+    number: int
+    of: int
+    start_at: float
+    clock: Clock
+    prefix_bytes: dict[int, int]
+    accounts: list[Account]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for a record: accounts are rows, in the order of their fields."""
+        return {
+            "number": self.number,
+            "of": self.of,
+            "start_at": self.start_at,
+            "clock": asdict(self.clock),
+            "prefix_bytes": {str(number): size for number, size in self.prefix_bytes.items()},
+            "accounts": [[getattr(a, f.name) for f in fields(Account)] for a in self.accounts],
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> Part:
+        """Read what `as_json` returned."""
+        return cls(
+            stored["number"],
+            stored["of"],
+            stored["start_at"],
+            Clock(**stored["clock"]),
+            {int(number): size for number, size in stored["prefix_bytes"].items()},
+            [_account(row) for row in stored["accounts"]],
+        )
+
+
+def _account(row: list[Any]) -> Account:
+    values = dict(zip((f.name for f in fields(Account)), row, strict=True))
+    values["profile"] = Profile(values["profile"])
+    values["closed"] = values["closed"] and Closed(values["closed"])
+    return Account(**values)
+
+
+def merge(results: Sequence[RunResult]) -> RunResult:
+    """Return the result of the run whose parts *results* are.
+
+    Raises:
+        MergeError: they are not all parts of one run.
+    """
+    parts = [_part(result) for result in results]
+    _check(results, parts)
+    order = sorted(range(len(parts)), key=lambda i: parts[i].number)
+    results, parts = [results[i] for i in order], [parts[i] for i in order]
+    accounts = [account for part in parts for account in part.accounts]
+    msg_bytes = int(results[0].config["msg_bytes"])
+    deliveries = settle_deliveries(accounts, _prefixes(parts), msg_bytes)
+    server = _server(results)
+    reasons = [
+        f"part {part.number}: {reason}"
+        for part, result in zip(parts, results, strict=True)
+        for reason in result.invalid_reasons
+    ]
+    reasons += deliveries.reasons
+    if server is not None:
+        known = side(server["counters"], server["unread_bytes"])
+        reasons += join_reasons(known, accounts, deliveries, msg_bytes)
+    histograms = {
+        name: merged([Histogram.from_json(result.histograms[name]) for result in results])
+        for name in results[0].histograms
+    }
+    lag = merged([histograms["schedule_lag_own"], histograms["schedule_lag_blocked"]])
+    elapsed = max(result.elapsed_seconds for result in results)
+    drains = [r.drain_seconds for r in results if r.drain_seconds is not None]
+    span = elapsed + max(drains, default=0.0)
+    sums: dict[str, Any] = {name: sum(getattr(r, name) for r in results) for name in SUMS}
+    return RunResult(
+        run_id=results[0].run_id,
+        mode=server["mode"] if server else "unknown",
+        valid=not reasons,
+        invalid_reasons=list(dict.fromkeys(reasons)),
+        warnings=[
+            f"part {part.number}: {warning}"
+            for part, result in zip(parts, results, strict=True)
+            for warning in result.warnings
+        ],
+        interrupted=any(result.interrupted for result in results),
+        phases=results[0].phases,
+        **sums,
+        elapsed_seconds=elapsed,
+        saturated=any(result.saturated for result in results),
+        messages_expected=deliveries.expected,
+        messages_received=deliveries.received,
+        deliveries_per_second=deliveries.received / span if span else 0.0,
+        delivery_ratio=deliveries.received / deliveries.expected if deliveries.expected else None,
+        lost=sum(deliveries.lost.values()),
+        lost_by_reason=deliveries.lost,
+        verify=results[0].verify,
+        drain_seconds=max(drains, default=None),
+        latency_seconds=quantiles(histograms["latency"]),
+        latency_uncorrected_seconds=quantiles(histograms["latency_uncorrected"]),
+        latency_absent_because=results[0].latency_absent_because,
+        schedule_lag_seconds=quantiles(lag),
+        schedule_lag_own_seconds=quantiles(histograms["schedule_lag_own"]),
+        connect_seconds=quantiles(histograms["connect"]),
+        connections_closed_by_server={
+            how.value: sum(account.closed is how for account in accounts) for how in Closed
+        },
+        client={
+            "procs": sum(result.client.get("procs", 1) for result in results),
+            "cpu_seconds": sum(result.client.get("cpu_seconds", 0.0) for result in results),
+            "busiest_cpu_share": max(
+                result.client.get("busiest_cpu_share") or 0.0 for result in results
+            ),
+        },
+        config=results[0].config,
+        environment=results[0].environment,
+        server=server,
+        histograms={name: histogram.as_json() for name, histogram in histograms.items()},
+        merged={
+            "parts": len(parts),
+            "clock_uncertainty_seconds": clock_uncertainty([part.clock for part in parts]),
+        },
+    )
+
+
+def clock_uncertainty(clocks: Sequence[Clock]) -> float | None:
+    """Return how wrong a latency from one part to another may be; None if nobody knows.
+
+    On one host it is one clock. Else both ends may be wrong, each by its own.
+    """
+    hosts = {clock.boot_id: clock.max_error_seconds for clock in clocks}
+    if len(hosts) == 1:
+        return 0.0
+    errors = [error for error in hosts.values() if error is not None]
+    return sum(sorted(errors)[-2:]) if len(errors) == len(hosts) else None
+
+
+def _part(result: RunResult) -> Part:
+    if result.part is None:
+        raise MergeError(f"run {result.run_id} is no part of a run: it had no --part")
+    return Part.from_json(result.part)
+
+
+def _check(results: Sequence[RunResult], parts: Sequence[Part]) -> None:
+    numbers = sorted(part.number for part in parts)
+    of = parts[0].of
+    if numbers != list(range(1, of + 1)) or {part.of for part in parts} != {of}:
+        raise MergeError(f"parts 1 to {of} are needed, each once, and these are {numbers}")
+    if len({result.run_id for result in results}) > 1:
+        names = sorted({result.run_id for result in results})
+        raise MergeError(f"these are parts of several runs: {', '.join(names)}")
+    if len({part.start_at for part in parts}) > 1:
+        raise MergeError("the parts did not start at one time (--start-at)")
+    for name in SAME:
+        values = {str(result.config.get(name)) for result in results}
+        if len(values) > 1:
+            raise MergeError(f"the parts differ in {name}: {', '.join(sorted(values))}")
+
+
+def _prefixes(parts: Sequence[Part]) -> dict[int, int]:
+    """Return how long each sender's prefix is, on which all who heard it must agree."""
+    found: dict[int, int] = {}
+    for part in parts:
+        for number, size in part.prefix_bytes.items():
+            if found.setdefault(number, size) != size:
+                raise MergeError(f"the parts heard sender {number} under names of two lengths")
+    return found
+
+
+def _server(results: Sequence[RunResult]) -> dict[str, Any] | None:
+    """Return the counters of all servers together; None if no part joined any."""
+    servers = [result.server for result in results if result.server is not None]
+    if not servers:
+        return None
+    unread = [server["unread_bytes"] for server in servers]
+    return {
+        **servers[0],
+        "counters": _added([server["counters"] for server in servers]),
+        "gauges": {},  # of several servers they mean nothing
+        "unread_bytes": None if None in unread else sum(unread),
+    }
+
+
+def _added(many: Sequence[Counters]) -> Counters:
+    total: Counters = {}
+    for counters in many:
+        for name, value in counters.items():
+            if isinstance(value, dict):
+                row = total.setdefault(name, {})
+                assert isinstance(row, dict)  # noqa: S101 - a counter has labels or has none
+                for label, number in value.items():
+                    row[label] = row.get(label, 0) + number
+            else:
+                total[name] = _number(total.get(name, 0)) + value
+    return total
+
+
+def _number(value: float | dict[str, float]) -> float:
+    return value if isinstance(value, (int, float)) else 0

@@ -1,0 +1,188 @@
+"""Parts of one run, merged: nothing is averaged, and what does not belong together is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadclient.clocks import Clock, this_clock
+from loadclient.histogram import Histogram
+from loadclient.ledger import Account, Closed, Profile
+from loadclient.merge import MergeError, Part, clock_uncertainty, merge
+from loadclient.result import RunResult, quantiles
+
+SIZE, PREFIX = 64, 8
+HERE = Clock("this host", None)
+
+
+def histogram_of(values: list[int]) -> Histogram:
+    histogram = Histogram()
+    for value in values:
+        histogram.record(value)
+    return histogram
+
+
+def part_of_a_run(
+    number: int,
+    of: int = 2,
+    *,
+    sent: int = 10,
+    heard: int | None = None,
+    latencies: tuple[int, ...] = (),
+    clock: Clock = HERE,
+    server: dict[str, object] | None = None,
+    prefix: int = PREFIX,
+) -> RunResult:
+    """Return the record of a part with one connection, which heard all others' ten messages."""
+    frame = SIZE + PREFIX
+    copies = 10 * (of - 1) if heard is None else heard
+    account = Account(
+        sender=number - 1, due=sent, sent_bytes=sent * SIZE, received_bytes=copies * frame
+    )
+    everybody = dict.fromkeys(range(of), prefix)
+    names = (
+        "latency",
+        "latency_uncorrected",
+        "schedule_lag_own",
+        "schedule_lag_blocked",
+        "connect",
+    )
+    return RunResult(
+        run_id="r",
+        valid=True,
+        messages_offered=sent,
+        messages_sent=sent,
+        bytes_sent=sent * SIZE,
+        message_rate=float(sent),
+        elapsed_seconds=1.0,
+        drain_seconds=0.1,
+        connections=1,
+        latency_samples=len(latencies),
+        config={"msg_bytes": SIZE, "rate": 10.0, "duration": 1.0, "senders": None, "conns": 1},
+        histograms={name: histogram_of(list(latencies)).as_json() for name in names},
+        part=Part(number, of, 123.0, clock, everybody, [account]).as_json(),
+        server=server,
+    )
+
+
+def counters(received: int, enqueued: int) -> dict[str, object]:
+    names = {"messages_received_total": received, "messages_enqueued_total": enqueued}
+    calls = {"syscalls_total": {"sendto": enqueued}}
+    return {"mode": "et", "counters": {**names, **calls}, "gauges": {"x": 1}, "unread_bytes": 0}
+
+
+def test_counts_add_and_the_ledger_balances() -> None:
+    whole = merge([part_of_a_run(1, 3), part_of_a_run(3, 3), part_of_a_run(2, 3)])
+
+    assert whole.valid, whole.invalid_reasons
+    assert (whole.messages_sent, whole.connections) == (30, 3)
+    assert whole.messages_expected == whole.messages_received == 60
+    assert whole.delivery_ratio == 1.0
+    assert whole.merged == {"parts": 3, "clock_uncertainty_seconds": 0.0}
+    assert whole.part is None
+    assert RunResult.from_json(whole.to_json()) == whole
+
+
+@given(st.lists(st.integers(0, 1 << 40), max_size=30), st.lists(st.integers(0, 1 << 40)))
+def test_histograms_merge_without_loss(first: list[int], second: list[int]) -> None:
+    """The p99 of two parts is not the mean of their p99s."""
+    whole = merge(
+        [part_of_a_run(1, latencies=tuple(first)), part_of_a_run(2, latencies=tuple(second))]
+    )
+
+    together = histogram_of(first + second)
+    assert Histogram.from_json(whole.histograms["latency"]) == together
+    assert whole.latency_seconds == quantiles(together)
+    assert whole.latency_samples == len(first) + len(second)
+
+
+def test_what_another_part_really_sent_is_what_is_owed() -> None:
+    """A part compares with the plan; one that sent less owes less, and nothing is lost."""
+    whole = merge([part_of_a_run(1, sent=7), part_of_a_run(2, heard=7)])
+
+    assert whole.valid, whole.invalid_reasons
+    assert whole.messages_expected == whole.messages_received == 17
+
+
+def test_a_copy_that_no_part_can_explain_makes_the_whole_invalid() -> None:
+    whole = merge([part_of_a_run(1), part_of_a_run(2, heard=9)])
+
+    assert not whole.valid
+    assert whole.lost_by_reason["unexplained"] == 1
+
+
+def test_a_parts_own_fault_is_the_wholes_and_named() -> None:
+    late = replace(part_of_a_run(2), valid=False, invalid_reasons=["late"], warnings=["busy"])
+
+    whole = merge([part_of_a_run(1), late])
+
+    assert whole.invalid_reasons == ["part 2: late"]
+    assert whole.warnings == ["part 2: busy"]
+
+
+def test_the_counters_of_several_servers_are_added_and_joined() -> None:
+    """Two instances on a bus: each counts what its own clients say, and what they are owed."""
+    parts = [
+        part_of_a_run(1, server=counters(10, 10)),
+        part_of_a_run(2, server=counters(10, 10)),
+    ]
+
+    whole = merge(parts)
+
+    assert whole.valid, whole.invalid_reasons
+    assert whole.mode == "et"
+    assert whole.server is not None
+    assert whole.server["counters"]["messages_enqueued_total"] == 20
+    assert whole.server["counters"]["syscalls_total"] == {"sendto": 20}
+    parts[1] = part_of_a_run(2, server=counters(10, 11))
+    assert "enqueued 21 copies" in merge(parts).invalid_reasons[0]
+
+
+def test_a_server_that_does_not_show_what_it_left_unread_makes_the_sum_unknown() -> None:
+    known = counters(20, 20)
+
+    whole = merge([part_of_a_run(1, server=known | {"unread_bytes": None}), part_of_a_run(2)])
+
+    assert whole.server is not None
+    assert whole.server["unread_bytes"] is None
+
+
+def test_accounts_survive_the_record() -> None:
+    account = Account(Profile.SLOW, 3, 1, 2, closed=Closed.RESET, unread_looks=9)
+    part = Part(1, 2, 5.0, this_clock(), {3: 8}, [account])
+
+    assert Part.from_json(part.as_json()) == part
+
+
+@pytest.mark.parametrize(
+    ("clocks", "seconds"),
+    [
+        ([Clock("a", None), Clock("a", None)], 0.0),
+        ([Clock("a", 0.001), Clock("b", 0.002), Clock("c", 0.004)], 0.006),
+        ([Clock("a", 0.001), Clock("b", None)], None),
+    ],
+    ids=["one host", "set clocks", "a clock that nobody sets"],
+)
+def test_how_wrong_a_latency_between_parts_may_be_is_said(
+    clocks: list[Clock], seconds: float | None
+) -> None:
+    assert clock_uncertainty(clocks) == seconds
+
+
+def test_what_are_not_the_parts_of_one_run_is_refused_in_a_sentence() -> None:
+    """Added up all the same, they would be figures of nothing."""
+    first, second = part_of_a_run(1), part_of_a_run(2)
+    other_start = dict(second.part or {}) | {"start_at": 124.0}
+    for sentence, parts in {
+        "no part of a run": [first, replace(second, part=None)],
+        "parts 1 to 2 are needed": [first, first],
+        "parts of several runs": [first, replace(second, run_id="s")],
+        "did not start at one time": [first, replace(second, part=other_start)],
+        "differ in rate": [first, replace(second, config=second.config | {"rate": 11.0})],
+        "names of two lengths": [first, part_of_a_run(2, prefix=9)],
+    }.items():
+        with pytest.raises(MergeError, match=sentence):
+            merge(parts)
