@@ -44,7 +44,7 @@ dashboards-render: .venv/.run ## draw the boards by Grafana's components from PR
 	@$(PYTHON) -m dashboards render --prometheus $(or $(PROMETHEUS),http://127.0.0.1:9090) --out report/boards $(ARGS)
 
 bench: .venv/.dev ## ratios with intervals, never bare times
-	@$(PYTHON) -m pytest -q -s tests/bench
+	@$(PYTHON) -m pytest -q -s tests/bench && $(PYTHON) tests/bench/versus.py $(ARGS)
 
 soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in turn, SECONDS=600 (as root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/bench/bus_soak.py $(or $(SECONDS),600)

@@ -1,0 +1,224 @@
+"""The daemon, a C server of the same design, and what people would pick instead, side by side.
+
+Run it: ``python tests/bench/versus.py [--rounds N] [--only NAME...] [--loads NAME...]``.
+Every round runs every server once, in an order drawn by lot, with a client that counts every copy
+(``c/crowd.c``). A ratio is between two servers of one round; printed are the Hodges-Lehmann
+estimate of the rounds' ratios and its exact 95 % interval. The delivery ratio comes first: a server
+that delivers less than it owes has no speed worth comparing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+from contextlib import ExitStack, suppress
+from math import exp
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from loadclient.compare.statistics import LEAST_PAIRS, estimate, log_ratios
+from tests.bench.rivals import RIVALS, Rival, compiled, listens, running, wait_until
+
+Run = dict[str, Any]
+
+CONFIDENCE = 0.95
+PATIENCE_SECONDS = 180
+IDLE = 10_000
+LOADS = {
+    "all-to-all": ("500 clients x 50 msg/s x 64 B, senders staggered", "-c500 -r50"),
+    "bursts": ("500 clients x 50 msg/s x 64 B, all senders at the same moment", "-c500 -r50 -a"),
+    "window 500": ("saturated: 500 clients, 500 messages outstanding", "-c500 -w500"),
+    "window 5000": ("saturated: 500 clients, 5,000 messages outstanding", "-c500 -w5000"),
+    "one to 500": ("one talker to 500 at 5,000 msg/s x 64 B", "-c501 -t1 -r5000"),
+    "512 B": ("100 clients x 50 msg/s x 512 B", "-c100 -r50 -b512"),
+    "5000 clients": ("5,000 clients, five of them x 20 msg/s", "-c5000 -t5 -r20"),
+    "one in flight": ("one message in flight among 100: cannot be batched", "-c100 -w1"),
+    "ping-pong": ("two clients, one message in flight", "-c2 -w1"),
+}
+TOO_LONG = {("ngIRCd", "5000 clients"): "5,000 joins are announced to 5,000 members each"}
+
+
+def measure(rival: Rival, load: str, seconds: float) -> Run:
+    """Run *rival* afresh under *load*; return what the crowd saw."""
+    with running(rival) as (pid, port):
+        wait_until(f"{rival.name} listens", lambda: listens(port))
+        command = [compiled("crowd"), f"-p{port}", f"-P{pid}", f"-W{rival.wire}", f"-s{seconds}"]
+        command += load.split()
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        )
+    if done.returncode:
+        raise RuntimeError(f"{rival.name}: {done.stderr.strip()}")
+    result: Run = json.loads(done.stdout)
+    return result
+
+
+def speed(run: Run) -> float:
+    return float(run["in_time"] / run["seconds"])
+
+
+def cost(run: Run) -> float:
+    return float(run["server_cpu_drained"] / max(run["copies"], 1))
+
+
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Return the estimate of ours / theirs with its interval."""
+    logs = log_ratios(list(zip(ours, theirs, strict=True)))
+    found = estimate(logs, CONFIDENCE) if logs else None
+    if found is None:
+        shown = median(a / b for a, b in zip(ours, theirs, strict=True) if b)
+        return f"{shown:.2f} (no interval from {len(ours)})"
+    return f"{exp(found.middle):.2f} ({exp(found.low):.2f} to {exp(found.high):.2f})"
+
+
+def bottleneck(runs: list[Run]) -> str:
+    """Return the cores that server and client used: the client must have had time to spare."""
+    server, client = (
+        median(run[f"{who}_cpu"] / run["seconds"] for run in runs) for who in ("server", "client")
+    )
+    return f"{server:.2f} / {client:.2f}"
+
+
+def row(rival: Rival, runs: list[Run], others: list[Run] | None) -> str:
+    delivered = min(run["copies"] / run["owed"] for run in runs if run["owed"])
+    cells = [
+        rival.name,
+        f"{delivered:.3f}",
+        f"{median(map(speed, runs)) / 1e6:.3f}",
+        f"{median(map(cost, runs)) * 1e9:.0f}",
+        *(f"{median(run['latency'].get(p, 0) for run in runs) * 1e3:.3g}" for p in ("p50", "p99")),
+        bottleneck(runs),
+        f"{median(run['lag'].get('p99', 0) for run in runs) * 1e3:.1f}",
+    ]
+    if others is None:
+        return " | ".join([*cells, "", ""])
+    speeds = ratio([*map(speed, runs)], [*map(speed, others)])
+    costs = ratio([*map(cost, runs)], [*map(cost, others)])
+    return " | ".join([*cells, f"{speeds} of {rival.against}", costs])
+
+
+HEAD = (
+    "server | delivered | M copies/s | ns CPU per copy | p50 ms | p99 ms | cores server / client | "
+    "client's lag p99 ms | speed ratio | CPU ratio"
+)
+
+
+def compare(name: str, rivals: list[Rival], rounds: int, seconds: float) -> None:
+    """Measure one load and print its table."""
+    what, load = LOADS[name]
+    wanted = [rival for rival in rivals if (rival.name, name) not in TOO_LONG]
+    runs: dict[str, list[Run]] = {rival.name: [] for rival in wanted}
+    for _ in range(rounds):
+        for rival in random.sample(wanted, len(wanted)):
+            runs[rival.name].append(measure(rival, load, seconds))
+    print(f"\n### {name}\n{what}; {rounds} rounds of {seconds:g} s\n\n| {HEAD} |")
+    print("|" + "---|" * (HEAD.count("|") + 1))
+    for rival in wanted:
+        print(f"| {row(rival, runs[rival.name], runs.get(rival.against))} |", flush=True)
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def idle_bytes(rival: Rival, count: int) -> float:
+    """Return by how much *rival* grows per connection that says nothing."""
+    with running(rival) as (pid, port), ExitStack() as stack:
+        wait_until(f"{rival.name} listens", lambda: listens(port))
+        before = resident_bytes(pid)
+        command = [compiled("crowd"), "-i", f"-p{port}", f"-c{count}", f"-W{rival.wire}"]
+        crowd = stack.enter_context(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        )
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == "seated\n"
+        wait_until("all are in", lambda: _descriptors(pid) > count)
+        grown = resident_bytes(pid) - before
+        crowd.communicate("\n")
+    return grown / count
+
+
+def _descriptors(pid: int) -> int:
+    return len([*Path(f"/proc/{pid}/fd").iterdir()])
+
+
+def print_memory(rivals: list[Rival], count: int) -> None:
+    print(f"\n### memory\nresident growth per idle connection, {count:,} connected\n")
+    print("| server | bytes each |\n|---|---|")
+    for rival in rivals:
+        if rival.wire != "irc":
+            print(f"| {rival.name} | {idle_bytes(rival, count):.0f} |", flush=True)
+
+
+def print_latency(rivals: list[Rival], rounds: int, seconds: float) -> None:
+    """Print latencies at shares of what the daemon can do, saturated, at the same offered rates."""
+    batched = [rival for rival in rivals if rival.name.startswith(("C", "etltd"))]
+    saturated = [measure(RIVALS["etltd et"], LOADS["window 5000"][1], seconds) for _ in range(3)]
+    capacity = median(map(speed, saturated)) / 499 / 500  # messages a second and client
+    print(f"\n### latency\n500 clients; capacity: {capacity:.0f} msg/s each, medians of {rounds}\n")
+    print("| share | server | delivered | p50 / p99 / p99.9 ms | client's lag p99 ms |")
+    print("|---|---|---|---|---|")
+    for share in (0.1, 0.5, 0.9):
+        runs: dict[str, list[Run]] = {rival.name: [] for rival in batched}
+        for _ in range(rounds):
+            for rival in random.sample(batched, len(batched)):
+                runs[rival.name].append(measure(rival, f"-c500 -r{share * capacity}", seconds))
+        for name, of in runs.items():
+            p50, p99, p999 = (
+                median(run["latency"][p] for run in of) * 1e3 for p in ("p50", "p99", "p999")
+            )
+            lag = median(run["lag"]["p99"] for run in of) * 1e3
+            delivered = min(run["copies"] / run["owed"] for run in of)
+            times = f"{p50:.1f} / {p99:.1f} / {p999:.1f}"
+            print(f"| {share:.0%} | {name} | {delivered:.3f} | {times} | {lag:.1f} |", flush=True)
+
+
+def hurry() -> None:
+    """Give this session's group (sched(7), autogroup) most of the processors.
+
+    Each session is a group and groups share alike, so `nice` alone would change nothing.
+    """
+    with suppress(PermissionError):  # a leader of a process group has its session already
+        os.setsid()
+    Path("/proc/self/autogroup").write_text("-18")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=LEAST_PAIRS, help="default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--only", nargs="+", choices=RIVALS, help="servers; default: all")
+    kinds = [*LOADS, "latency", "memory"]
+    parser.add_argument("--loads", nargs="+", choices=kinds, default=kinds, help="default: all")
+    parser.add_argument("--idle", type=int, default=IDLE, help="connections for memory")
+    parser.add_argument(
+        "--urgent", action="store_true", help="before other work of this machine (root, autogroup)"
+    )
+    given = parser.parse_args()
+    if given.urgent:
+        hurry()
+    chosen = [RIVALS[name] for name in given.only or RIVALS]
+    for rival in chosen:
+        if rival.missing:
+            print(f"{rival.name}: not measured, {rival.missing} is not installed")
+    rivals = [rival for rival in chosen if not rival.missing]
+    for name in given.loads:
+        if name == "memory":
+            print_memory(rivals, given.idle)
+        elif name == "latency":
+            print_latency(rivals, given.rounds, given.seconds)
+        else:
+            compare(name, rivals, given.rounds, given.seconds)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""The benchmarks' own parts: they must run, count every copy, and notice one that is missing."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.rivals import Rival
+from tests.bench.versus import measure
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler (gcc)")
+
+FAULTY = Path("tests/load/faulty_server.py")
+
+
+def test_the_daemon_and_the_reference_are_measured_side_by_side() -> None:
+    """A benchmark that nobody runs breaks unseen."""
+    command = [sys.executable, "tests/bench/versus.py", "--rounds=1", "--seconds=0.2", "--idle=20"]
+    names = ["C et", "etltd et", "asyncio"]
+
+    done = subprocess.run(
+        [*command, "--loads", "one in flight", "memory", "--only", *names],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert done.returncode == 0, done.stderr
+    delivered = [row[1] for row in rows if row[0].removeprefix("| ") in names and len(row) > 2]
+    assert delivered == ["1.000"] * len(names)
+    assert [row[0].removeprefix("| ") for row in rows[-len(names) :]] == names
+
+
+@pytest.mark.parametrize(("fault", "whole"), [("none", True), ("drop", False)])
+def test_the_crowd_notices_a_copy_that_is_missing(fault: str, *, whole: bool) -> None:
+    """A window that does not close over a loss would score a server that loses as a fast one."""
+    rival = Rival(fault, (sys.executable, str(FAULTY), fault))
+
+    result = measure(rival, "-c4 -r100 -u0", seconds=0.5)
+
+    assert (result["copies"] == result["owed"]) is whole
+    assert result["whole"] is whole
