@@ -405,7 +405,8 @@ class Daemon:
         )
 
     def _fixed(self) -> dict[str, str]:
-        return {name: str(getattr(self.config, name)) for name in FIXED}
+        bus = "on" if self.config.bus else "off"  # not its address, which may hold a password
+        return {name: str(getattr(self.config, name)) for name in FIXED} | {"bus": bus}
 
     # -- taking over -----------------------------------------------------------------------------
 
