@@ -58,6 +58,7 @@ soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock
+	$(LOCK) --extra bus -o requirements-bus.lock
 	$(LOCK) --extra report -o requirements-report.lock
 	$(LOCK) --extra report --extra dashboards --extra bus --group dev -o requirements-dev.lock
 
