@@ -229,8 +229,11 @@ def gate(
 ) -> stat.Panel:
     """Return ratios that are good between two limits."""
     low, high = limits
-    panel = number(title, units.NoUnit, description, *queries, span=span, height=4)
-    panel = panel.decimals(3).orientation(common.VizOrientation.VERTICAL)
+    panel = number(
+        title, units.NoUnit, description, *queries, span=span, height=4, pixels=THREE_VALUES
+    )
+    # Not the modes' colours: what is out of bounds is red, whichever side it is of.
+    panel = panel.overrides([]).decimals(3).orientation(common.VizOrientation.VERTICAL)
     return panel.thresholds(_steps((None, BAD), (low, GOOD), (high, BAD))).color_scheme(_by_value())
 
 

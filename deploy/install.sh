@@ -1,8 +1,9 @@
 #!/bin/sh
 # Install the daemon, the load client and the probe for systemd, or take them away again.
-# Usage: deploy/install.sh [install] [--sockets] [--without-probe]
+# Usage: deploy/install.sh [install] [--sockets | --own-ports] [--without-probe]
 #        deploy/install.sh uninstall [--purge]
 #   --sockets        systemd holds the ports and the daemons get no network of their own
+#   --own-ports      the daemons open their ports; without either it stays as it is, at first so
 #   --without-probe  no etlt-probe.service, no python3-bpfcc
 #   --purge          remove the configuration in /etc/etlt, too
 # Running it again upgrades; what runs goes on until it is restarted. Starts and enables nothing.
@@ -28,17 +29,18 @@ main() {
 }
 
 parse() {
-  action=install sockets=no probe=yes purge=no
+  action=install sockets=as-it-is probe=yes purge=no
   case ${1:-} in
     install | uninstall) action=$1; shift ;;
   esac
   for option; do
     case $action$option in
       install--sockets) sockets=yes ;;
+      install--own-ports) sockets=no ;;
       install--without-probe) probe=no ;;
       uninstall--purge) purge=yes ;;
       *--help | *-h) sed -n '2,/^set/ { /^#/ s/^# //p }' deploy/install.sh; exit 0 ;;
-      install*) refuse "$option" "install takes --sockets and --without-probe" ;;
+      install*) refuse "$option" "install takes --sockets, --own-ports and --without-probe" ;;
       uninstall*) refuse "$option" "uninstall takes --purge" ;;
     esac
   done
@@ -111,6 +113,9 @@ install_units() {
       install -D -m 644 "deploy/systemd/$unit" "$UNITS/$unit"
   done
   [ $probe = yes ] || rm -f "$UNITS/etlt-probe.service"
+  if [ $sockets = as-it-is ]; then # an upgrade must not open the sandbox of what runs behind sockets
+    if [ -e "$SOCKETS_DROP_IN" ]; then sockets=yes; else sockets=no; fi
+  fi
   if [ $sockets = yes ]; then
     install -D -m 644 deploy/systemd/socket-activated.conf "$SOCKETS_DROP_IN"
   else

@@ -477,9 +477,10 @@ def test_a_probe_without_its_capabilities_says_what_it_needs(machine: Machine) -
 
 @pytest.fixture(scope="module")
 def with_sockets(installed: Machine) -> Machine:
-    """Install again, on top, with the ports held by systemd."""
+    """Install again, on top, with the ports held by systemd; then upgrade, as the manual says."""
     told = installed.install("--sockets")
     assert "et.toml stays as it is" in told
+    assert "enable --now etltd@et.socket" in installed.install()
     return installed
 
 
@@ -593,6 +594,18 @@ def test_who_waits_in_the_queue_is_served_by_the_next_daemon(behind_sockets: Mac
     talk(machine, "lt")
 
     assert machine.show("etltd@lt.service", "ActiveState") == "active"
+
+
+def test_own_ports_are_had_back_by_asking_for_them(with_sockets: Machine) -> None:
+    with_sockets.install("--own-ports")
+    unit = start(with_sockets, "et")
+    namespaces = {
+        with_sockets.run("readlink", f"/proc/{pid}/ns/net")
+        for pid in (1, with_sockets.main_pid(unit))
+    }
+    with_sockets.reset()
+
+    assert len(namespaces) == 1
 
 
 # -- uninstalled ---------------------------------------------------------------------------------
