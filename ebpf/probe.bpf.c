@@ -89,12 +89,23 @@ struct thread {
 	u32 operation; /* epoll_ctl's */
 };
 
+/* What the thread that runs on this CPU is doing, so that one which makes call after
+ * call without sleeping need not be looked up.  While there is a note its thread's
+ * record is IDLE; it catches up when the thread leaves the CPU, and the note ends.
+ * A switch that was not seen would leave the note standing: it is a missed run. */
+struct note {
+	u64 id; /* the thread's pid_tgid; 0: no note */
+	u64 entered_ns;
+	u32 nr, slept, is_loop, has_waited, operation;
+};
+
 BPF_ARRAY(config, struct config, 1);
 BPF_ARRAY(seen, struct seen, GROUPS);
 BPF_PERCPU_ARRAY(calls, struct call, GROUPS * SYSCALLS);
 BPF_PERCPU_ARRAY(loops, struct loop, GROUPS);
 BPF_PERCPU_HASH(errors, u64, u64, ERRORS); /* group << 32 | nr << 16 | errno */
 BPF_HASH(threads, u32, struct thread, THREADS);
+BPF_PERCPU_ARRAY(notes, struct note, 1);
 
 static __always_inline u32 slot_of(u64 value)
 {
@@ -204,37 +215,75 @@ static __always_inline u32 operation_of(u64 where)
 #endif
 }
 
+static __always_inline void begin_note(struct note *n, u64 id, struct thread *t, u32 group)
+{
+	n->id = id;
+	n->entered_ns = t->entered_ns;
+	n->nr = t->nr;
+	n->slept = t->slept;
+	n->is_loop = t->is_loop;
+	n->has_waited = t->first_wait_ns != 0;
+	n->operation = t->operation;
+	t->group = group;
+	t->nr = IDLE; /* else user space would take it to be still in the wait it has left */
+}
+
+static __always_inline void end_note(struct note *n, struct thread *t)
+{
+	t->entered_ns = n->entered_ns;
+	t->nr = n->nr;
+	t->slept = n->slept;
+	t->operation = n->operation;
+	n->id = 0;
+}
+
+static __always_inline void begin_loop(struct note *n, u32 tid)
+{
+	struct thread *t = threads.lookup(&tid);
+
+	n->is_loop = n->has_waited = 1;
+	if (!t)
+		return;
+	t->first_wait_ns = n->entered_ns;
+	t->is_loop = 1;
+}
+
 static __always_inline int enter(u32 nr, u64 where)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id, group = group_of(id >> 32);
+	u32 zero = 0, tid = id, group = group_of(id >> 32);
 	struct thread *t;
+	struct note *n;
 
 	if (group == NOBODY)
 		return 0;
+	n = notes.lookup(&zero);
+	if (!n)
+		return 0;
 	if (nr == NR_EXIT || nr == NR_EXIT_GROUP) { /* these do not return */
+		n->id = 0;
 		end_thread(tid, group);
 		return 0;
 	}
-	t = threads.lookup(&tid);
-	if (!t)
-		t = add_thread(tid, id >> 32, group);
-	if (!t)
-		return count_untracked(group);
-	t->nr = nr;
-	t->group = group;
-	t->slept = 0;
+	if (n->id != id) {
+		t = threads.lookup(&tid);
+		if (!t)
+			t = add_thread(tid, id >> 32, group);
+		if (!t)
+			return count_untracked(group);
+		begin_note(n, id, t, group);
+	}
+	n->nr = nr;
+	n->slept = 0;
 	if (nr == NR_EPOLL_CTL)
-		t->operation = operation_of(where);
+		n->operation = operation_of(where);
 #if LITE
 	if (!is_wait(nr))
 		return 0;
 #endif
-	t->entered_ns = bpf_ktime_get_ns();
-	if (is_wait(nr) && !t->first_wait_ns) {
-		t->first_wait_ns = t->entered_ns;
-		t->is_loop = 1;
-	}
+	n->entered_ns = bpf_ktime_get_ns();
+	if (is_wait(nr) && !n->has_waited)
+		begin_loop(n, tid);
 	return 0;
 }
 
@@ -339,14 +388,19 @@ static __always_inline u32 returning(u64 where)
 #endif
 }
 
-/* A wait that had begun when the probe came: its thread is a loop thread.  It is
+/* If it is a wait that had begun when the probe came: its thread is a loop thread.  It is
  * taken to have slept.  How long is not known, so its time counts from now on. */
-static __always_inline struct thread *meet_waiter(u32 tid, u32 tgid, u32 group)
+static __always_inline struct thread *meet_waiter(u32 tid, u32 tgid, u32 group, u64 where)
 {
-	struct thread *t = add_thread(tid, tgid, group);
+	u32 nr = returning(where);
+	struct thread *t;
 
+	if (!is_wait(nr))
+		return 0;
+	t = add_thread(tid, tgid, group);
 	if (!t)
 		return 0;
+	t->nr = nr;
 	t->is_loop = 1;
 	t->slept = 1;
 	t->first_wait_ns = t->entered_ns = bpf_ktime_get_ns();
@@ -355,11 +409,11 @@ static __always_inline struct thread *meet_waiter(u32 tid, u32 tgid, u32 group)
 
 /* A known thread returns from what it did not enter: seccomp(2) refused the call,
  * which sys_enter is not told of.  It took no time and moved nothing. */
-static __always_inline void meet_refusal(struct thread *t, long *result)
+static __always_inline void meet_refusal(struct note *n, long *result)
 {
-	t->slept = 0;
-	t->operation = 0;
-	t->entered_ns = bpf_ktime_get_ns();
+	n->slept = 0;
+	n->operation = 0;
+	n->entered_ns = bpf_ktime_get_ns();
 	if (*result > 0) /* SECCOMP_RET_TRAP: the call's own number */
 		*result = 0;
 }
@@ -374,18 +428,18 @@ static __always_inline int count_unmatched(u32 group)
 	return 0;
 }
 
-static __always_inline int count_return(struct thread *t, u32 group, u32 nr, long result)
+static __always_inline int count_return(struct note *n, u32 group, u32 nr, long result)
 {
 	u32 row_key = group * SYSCALLS + nr;
 	u64 duration = 0;
 	struct call *row;
 	struct loop *l;
 
-	if (nr < SYSCALLS && t->is_loop) {
+	if (nr < SYSCALLS && n->is_loop) {
 #if LITE
 		if (is_wait(nr))
 #endif
-			duration = bpf_ktime_get_ns() - t->entered_ns;
+			duration = bpf_ktime_get_ns() - n->entered_ns;
 		row = calls.lookup(&row_key);
 		if (row)
 			count_call(row, group, nr, result, duration);
@@ -395,45 +449,48 @@ static __always_inline int count_return(struct thread *t, u32 group, u32 nr, lon
 	l = loops.lookup(&group);
 	if (!l)
 		return 0;
-	if (!t->is_loop)
+	if (!n->is_loop)
 		l->other_threads++;
 	else if (nr >= SYSCALLS)
 		l->untracked++;
 	else if (nr == NR_EPOLL_CTL)
-		count_ctl(l, t->operation);
+		count_ctl(l, n->operation);
 	else
-		count_wait(l, result, t->slept, duration);
+		count_wait(l, result, n->slept, duration);
 	return 0;
 }
 
 static __always_inline int leave(long result, u64 where)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id, nr, group = group_of(id >> 32);
+	u32 zero = 0, tid = id, nr, group = group_of(id >> 32);
 	struct thread *t;
+	struct note *n;
 
 	if (group == NOBODY)
 		return 0;
-	t = threads.lookup(&tid);
-	if (!t) {
-		nr = returning(where);
-		if (!is_wait(nr))
-			return count_unmatched(group);
-		t = meet_waiter(tid, id >> 32, group);
+	n = notes.lookup(&zero);
+	if (!n)
+		return 0;
+	if (n->id != id) {
+		t = threads.lookup(&tid);
+		if (!t)
+			t = meet_waiter(tid, id >> 32, group, where);
 		if (!t)
 			return count_unmatched(group);
-	} else if (t->nr == IDLE) {
+		begin_note(n, id, t, group);
+	}
+	nr = n->nr;
+	n->nr = IDLE;
+	if (nr == IDLE) {
 		nr = returning(where);
 		if (nr == IDLE)
 			return count_unmatched(group);
-		meet_refusal(t, &result);
-	} else {
-		nr = t->nr;
-		t->nr = IDLE;
+		meet_refusal(n, &result);
 	}
 	if (nr == NR_RT_SIGRETURN)
 		result = 0; /* the register of what the signal interrupted, not a result */
-	return count_return(t, group, nr, result);
+	return count_return(n, group, nr, result);
 }
 
 /* `current` is still the thread that leaves the CPU.  Involuntary is what
@@ -441,14 +498,18 @@ static __always_inline int leave(long result, u64 where)
 static __always_inline int switched(int involuntary)
 {
 	u64 id = bpf_get_current_pid_tgid();
-	u32 tid = id, group = group_of(id >> 32);
+	u32 zero = 0, tid = id, group = group_of(id >> 32);
+	struct note *n = notes.lookup(&zero);
 	struct thread *t;
 	struct loop *l;
 
-	if (group == NOBODY)
+	if (!n || (group == NOBODY && !n->id))
 		return 0;
 	t = threads.lookup(&tid);
-	if (!t || !t->is_loop)
+	if (t && n->id == id)
+		end_note(n, t);
+	n->id = 0; /* also one of a thread that took another's number by execve(2) */
+	if (group == NOBODY || !t || !t->is_loop)
 		return 0;
 	l = loops.lookup(&group);
 	if (!l)

@@ -2,7 +2,8 @@
 
 Run it: ``python tests/bench/bench_probe_cost.py [ROUNDS]``. Needs bpf(2); not a test, since a
 shared machine's times are no claim to hold. Every round measures all arms in a new order; a cost is
-the difference of the minima, because noise only adds.
+the difference of the minima, because noise only adds. `empty` is the floor: two programs that do
+nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from typing import TYPE_CHECKING
 
-from ebpf.loader import Build, Probe
+from ebpf.loader import Build, Probe, _load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,8 +88,18 @@ def nothing(_pid: int) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def empty(_pid: int) -> Iterator[None]:
+    """Attach what does nothing: the kernel's own price of looking at system calls at all."""
+    places = ("sys_enter", "sys_exit")
+    programs = _load("".join(f"RAW_TRACEPOINT_PROBE({name}) {{ return 0; }}\n" for name in places))
+    yield
+    programs.cleanup()
+
+
 ARMS: dict[str, Callable[[int], object]] = {
     "bare": nothing,
+    "empty": empty,
     "untraced": lambda _pid: probe(Build(), os.getpid()),
     "lite": lambda pid: probe(Build(lite=True), pid),
     "full": lambda pid: probe(Build(), pid),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import shutil
 import signal
@@ -483,3 +484,111 @@ def test_calls_that_seccomp_refuses_are_counted_as_failed(
     assert counts.calls["getppid"].calls == 1009
     assert counts.calls["getppid"].errors == {"EPERM": 1009}
     assert counts.unmatched == 1  # the read it was in as the probe came
+
+
+FLITTING = """
+import os, select, socket, threading
+CPUS, ROUNDS, THREADS = sorted(os.sched_getaffinity(0)), 499, 3
+def loop():
+    with select.epoll() as epoll:
+        near, far = socket.socketpair()
+        far.setblocking(False)
+        epoll.register(far, select.EPOLLIN)
+        for turn in range(ROUNDS):
+            os.sched_setaffinity(0, {CPUS[turn % len(CPUS)]})
+            epoll.poll(0)
+            near.send(b"x")
+            epoll.poll(0)
+            far.recv(64)
+            try:
+                far.recv(64)
+            except BlockingIOError:
+                pass
+    ends.append((near, far))
+ends = []
+os.write(1, b"hello\\n")
+os.read(0, 1)
+threads = [threading.Thread(target=loop) for _ in range(THREADS)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+@pytest.mark.parametrize("build", [Build(), Build(lite=True)], ids=["full", "lite"])
+def test_threads_that_move_between_the_cpus_at_every_turn_are_counted_exactly(
+    build: Build, observe: Callable[..., Any]
+) -> None:
+    """What a CPU notes of a thread must not outlive its stay there, nor be taken for another's."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FLITTING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hello\n"
+        observation = observe(Wanted(pids=(process.pid,)), build)
+        process.stdin.write(b"g")
+        assert process.stdout.readline() == b"done\n"
+        counts = observation.counts()
+        turns = 3 * 499
+
+    assert counts.outcomes == dict.fromkeys(counts.outcomes, 0) | {"ready": turns, "empty": turns}
+    assert counts.calls["epoll_wait"].calls == 2 * turns
+    # that of a thread's first turn, and its epoll_ctl, came before its first wait
+    assert counts.calls["sched_setaffinity"].calls == turns - 3
+    assert counts.calls["sendto"].result_sum == counts.calls["sendto"].calls == turns
+    assert counts.calls["recvfrom"].result_sum == turns
+    assert counts.calls["recvfrom"].errors == {"EAGAIN": turns}
+    assert counts.calls["close"].calls == 3
+    assert counts.untracked == 0
+
+
+RUNNING = """
+import mmap, os, select, socket, sys
+word = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 1)
+epoll, (near, far) = select.epoll(), socket.socketpair()
+epoll.register(far, select.EPOLLIN)
+epoll.poll(0)
+os.write(1, b"spinning\\n")
+while not word[0]:
+    pass
+for _ in range(1009):
+    epoll.poll(0)
+    near.send(b"x")
+    far.recv(64)
+epoll.poll(0.01)
+word[0] = 2
+while True:
+    pass
+"""
+
+
+def test_a_loop_that_never_leaves_its_cpu_is_counted_from_its_next_wait_on(
+    tmp_path: Path, observe: Callable[..., Any]
+) -> None:
+    """No switch need announce a thread: one that spins as the probe comes was never seen to start.
+
+    Nor does it sleep again, and time that it spends running after a wait is not time blocked.
+    """
+    shared = tmp_path / "word"
+    shared.write_bytes(b"\0")
+    with subprocess.Popen(
+        [sys.executable, "-c", RUNNING, str(shared)], stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"spinning\n"
+        observation = observe(Wanted(pids=(process.pid,)))
+        with shared.open("r+b") as file, mmap.mmap(file.fileno(), 1) as word:
+            word[0] = 1
+            wait_until(lambda: word[0] == 2, "it has made its calls")
+        counts = observation.counts()
+        time.sleep(0.05)
+        later = observation.counts()
+        process.kill()
+
+    calls = {name: call.calls for name, call in counts.calls.items()}
+    assert calls == {"epoll_wait": 1010, "sendto": 1009, "recvfrom": 1009}
+    assert (counts.outcomes["empty"], counts.outcomes["timeout"]) == (1009, 1)
+    assert later.blocked_ns == counts.blocked_ns
+    assert (counts.loop_threads, counts.unmatched) == (1, 0)

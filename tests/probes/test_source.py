@@ -17,7 +17,7 @@ from tests.probes.rig import REPOSITORY
 
 TEXT = SOURCE.read_text()
 CODE = re.sub(r"/\*.*?\*/", "", TEXT, flags=re.DOTALL)
-OURS = {"config", "wanted", "call", "seen", "loop", "thread"}
+OURS = {"config", "wanted", "call", "seen", "loop", "note", "thread"}
 
 
 def fields_of(struct: str) -> list[str]:
