@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 TOGETHER = {
     "load/network": "load",
     "load/test_own_limits.py": "load",
+    "load/test_parts.py": "load",
     "load/compare/test_command.py": "load",
     "load/compare/test_search.py": "load",
     "deploy/containers": "engine",

@@ -24,6 +24,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.probes.rig import PATIENCE_SECONDS, REPOSITORY, leaf, wait_until
+from tests.system.nats import NatsServer, needs_nats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -272,6 +273,40 @@ def test_the_kernels_counts_equal_the_daemons_own(
     assert kernel == own
     assert kernel["events"] > CLIENTS * ROUNDS / 10
     assert kernel["accept4"] >= CLIENTS + LATE_CLIENTS + 2
+
+
+@needs_nats
+def test_a_bus_beside_the_loop_is_not_counted_as_its_work(
+    tmp_path: Path, exporter: Callable[..., Exporter]
+) -> None:
+    """Its thread has sockets and an event loop of its own; what it brings is work of the loop."""
+    with contextlib.ExitStack() as stack:
+        nats = NatsServer(tmp_path)
+        stack.callback(nats.kill)
+        here, there = Daemon("et", ETLTD_BUS=nats.url), Daemon("lt", ETLTD_BUS=nats.url)
+        stack.callback(here.stop)
+        stack.callback(there.stop)
+        wait_until(lambda: total(here.scrape(), "etltd_bus_peers") == 1, "both have joined")
+        probe = exporter("--pid", str(here.process.pid))
+        wait_until(
+            lambda: total(read_samples(probe.url), "etlt_probe_loop_threads") == 1,
+            "the loop, and no other thread, waits by epoll",
+        )
+        before_kernel, before_daemon = at_a_quiet_moment(here, probe)
+        listener, talker = here.dial(), there.dial()
+        wait_until(lambda: total(here.scrape(), "etltd_connections") == 1, "it is accepted")
+        for number in range(ROUNDS):
+            talker.sendall(b"%d\n" % number)
+            read_lines(listener, 1)
+        talk(here)
+        after_kernel, after_daemon = at_a_quiet_moment(here, probe)
+
+    kernel, own = since(after_kernel, before_kernel), since(after_daemon, before_daemon)
+    for name, least in (("bytes received", ROUNDS), ("bytes sent", 1)):
+        handed_over = kernel.pop(name) - own.pop(name)  # an eventfd's eight bytes each time
+        assert handed_over >= 8 * least
+        assert handed_over % 8 == 0
+    assert kernel == own
 
 
 def test_the_fingerprints_of_the_modes_are_seen_by_the_kernel(
