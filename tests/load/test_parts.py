@@ -127,7 +127,7 @@ def test_a_part_without_the_others_says_what_is_missing(tmp_path: Path) -> None:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "loadclient", "run", daemon.address[0]),
-                *(str(daemon.address[1]), "--part", "1/2", "--start-at", str(time.time() + 4)),
+                *(str(daemon.address[1]), "--part", "1/2", "--start-at", str(time.time() + 3)),
                 *("--run-id", "alone", "--conns", "2", "--duration", "1", "--quiet"),
             ],
             capture_output=True,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nkeys
 import pytest
@@ -257,6 +259,63 @@ def test_an_nkey_lets_an_instance_in(daemon: Start, tmp_path: Path, *, known: bo
     file.write_bytes(seeds[0] if known else seeds[1])
     try:
         one = daemon("lt", "--bus", server.url, "--bus-nkey", str(file))
+        if known:
+            until(lambda: one.get("/readyz")[0] == 200)
+        else:
+            until(lambda: "uthorization" in one.get("/readyz")[1])
+    finally:
+        server.kill()
+
+
+def key(letter: str, number: int) -> Any:
+    """Return the key pair of an operator (O), an account (A) or a user (U)."""
+    prefix = {
+        "O": nkeys.PREFIX_BYTE_OPERATOR,
+        "A": nkeys.PREFIX_BYTE_ACCOUNT,
+        "U": nkeys.PREFIX_BYTE_USER,
+    }
+    return nkeys.from_seed(bytearray(nkeys.encode_seed(bytes([number]) * 32, prefix[letter])))
+
+
+def signed(issuer: Any, subject: Any, **claims: object) -> str:
+    """Return a JWT as NATS has them: *issuer* says *claims* of *subject*."""
+    body = {
+        "jti": "x",
+        "iat": 1,
+        "iss": issuer.public_key.decode(),
+        "name": "test",
+        "sub": subject.public_key.decode(),
+        "nats": {**claims, "version": 2},
+    }
+    parts = [json.dumps(part).encode() for part in ({"typ": "JWT", "alg": "ed25519-nkey"}, body)]
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = base64.urlsafe_b64encode(issuer.sign(text)).rstrip(b"=")
+    return (text + b"." + signature).decode()
+
+
+UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
+def test_a_credentials_file_lets_an_instance_in(
+    daemon: Start, tmp_path: Path, *, known: bool
+) -> None:
+    operator, account, user = key("O", 1), key("A", 2), key("U", 3)
+    by_operator = signed(operator, account, type="account", limits={**UNLIMITED, "wildcards": True})
+    server = NatsServer(
+        tmp_path,
+        f"operator: {signed(operator, operator, type='operator')}\nresolver: MEMORY\n"
+        f"resolver_preload: {{ {account.public_key.decode()}: {by_operator} }}\n",
+    )
+    by_account = signed(account, user, type="user", pub={}, sub={}, **UNLIMITED)
+    seed = (user if known else key("U", 4)).seed.decode()
+    file = tmp_path / "a.creds"
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{by_account}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+    try:
+        one = daemon("lt", "--bus", server.url, "--bus-credentials", str(file))
         if known:
             until(lambda: one.get("/readyz")[0] == 200)
         else:
