@@ -10,10 +10,15 @@
 # The base is an argument, to be pinned by digest or mirrored: --build-arg BASE_IMAGE=debian@sha256:...
 ARG BASE_IMAGE=debian:trixie-slim
 
-# The build stage is the same, word for word, as in Dockerfile: it is built once for both.
-FROM ${BASE_IMAGE} AS build
+# These two stages are the same, word for word, as in Dockerfile: they are built once for both.
+FROM ${BASE_IMAGE} AS python
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3 python3-venv \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 \
+ && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*
+
+FROM python AS build
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ca-certificates python3-venv \
  && rm -rf /var/lib/apt/lists/*
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/etlt
@@ -29,9 +34,9 @@ COPY ebpf ebpf
 RUN /opt/pip/bin/pip --python /opt/etlt/bin/python install --no-deps .
 COPY deploy/healthcheck.py /opt/etlt/healthcheck.py
 
-FROM ${BASE_IMAGE}
+FROM python
 RUN apt-get update \
- && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3 python3-bpfcc \
+ && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-bpfcc \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/* /var/log/*
 COPY --from=build /opt/etlt /opt/etlt
 # dist-packages holds python3-bpfcc here and nothing that could hide what the lock file installed.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import faulthandler
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ class Images:
     base: str
     etlt: str
     probe: str
+    prometheus: str
 
 
 @pytest.fixture(scope="session")
@@ -39,12 +41,13 @@ def images(engine: Engine) -> Images:
         base = standins.debian(engine)
     except standins.NoImageError as reason:
         pytest.skip(f"no base image: {reason}")
-    files = {"etlt": "Dockerfile", "etlt-probe": "etlt-probe.Dockerfile"}
-    etlt, probe = (
-        engine.build(f"etlt-test/{name}", REPOSITORY / "deploy" / file, BASE_IMAGE=base)
-        for name, file in files.items()
-    )
-    return Images(base, etlt, probe)
+    deploy = REPOSITORY / "deploy"
+    etlt = engine.build("etlt-test/etlt", deploy / "Dockerfile", BASE_IMAGE=base)
+    with ThreadPoolExecutor() as pool:  # by now the first stages, which both share, are built
+        prometheus = pool.submit(standins.prometheus, engine, base)
+        file = deploy / "etlt-probe.Dockerfile"
+        probe = engine.build("etlt-test/etlt-probe", file, BASE_IMAGE=base)
+        return Images(base, etlt, probe, prometheus.result())
 
 
 @pytest.fixture
@@ -66,8 +69,7 @@ def stack(
     faulthandler.cancel_dump_traceback_later()  # a run and its linger take more than a minute
     if reason := has_compose(engine):
         pytest.skip(reason)
-    prometheus = standins.prometheus(engine, images.base)
-    stack = Stack(engine, images, prometheus, tmp_path_factory.mktemp("stack"))
+    stack = Stack(engine, images, tmp_path_factory.mktemp("stack"))
     try:
         stack.up()
         stack.load()

@@ -53,7 +53,7 @@ def has_compose(engine: Engine) -> str | None:
 class Stack:
     """One stack under a name of its own, on free ports."""
 
-    def __init__(self, engine: Engine, images: Images, prometheus: str, folder: Path) -> None:
+    def __init__(self, engine: Engine, images: Images, folder: Path) -> None:
         self.engine = engine
         self.folder = folder
         self.project = f"etlt-test-{os.getpid()}"
@@ -71,7 +71,7 @@ class Stack:
             "BASE_IMAGE": images.base,
             "ETLT_IMAGE": images.etlt,
             "ETLT_PROBE_IMAGE": images.probe,
-            "PROMETHEUS_IMAGE": prometheus,
+            "PROMETHEUS_IMAGE": images.prometheus,
             "RESULTS": str(folder),
         }
 
