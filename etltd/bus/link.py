@@ -41,7 +41,10 @@ PENDING_BYTES = 1 << 18  # what nats-py may hold; then a publish waits for the s
 FLUSH_SECONDS = 2.0
 SETTLED_SECONDS = 10.0  # a connection that held for so long has worked
 
-FAILURES = (OSError, nats.errors.Error, asyncio.TimeoutError, SettingsError, ValueError)
+FAILURES = (
+    *(OSError, nats.errors.Error, asyncio.TimeoutError, SettingsError, ValueError),
+    ImportError,  # nats-py imports nkeys when it signs
+)
 
 
 class Link(threading.Thread):
@@ -89,8 +92,13 @@ class Link(threading.Thread):
         def by_poll() -> asyncio.AbstractEventLoop:
             return asyncio.SelectorEventLoop(selectors.PollSelector())
 
-        with asyncio.Runner(loop_factory=by_poll) as runner:
-            runner.run(self._serve())
+        try:
+            with asyncio.Runner(loop_factory=by_poll) as runner:
+                runner.run(self._serve())
+        finally:
+            self._stats.bus_connected = 0
+            if not self._is_finishing:  # a fault of ours: nobody must take the bus for well
+                self.problem = "the bus's thread has failed; its traceback is in the log"
 
     async def _serve(self) -> None:
         self._awake = asyncio.Event()

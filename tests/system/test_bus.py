@@ -17,6 +17,7 @@ from etltd.bus.envelope import Identity, Parcel, pack
 from tests.certificates import make_certificates
 from tests.system.nats import NatsServer, needs_nats
 from tests.system.rig import Crowd, DaemonProcess, assert_ledger
+from tests.system.test_options import etltd
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -322,6 +323,15 @@ def test_a_credentials_file_lets_an_instance_in(
             until(lambda: "uthorization" in one.get("/readyz")[1])
     finally:
         server.kill()
+
+
+def test_without_the_library_a_bus_costs_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "nats.py").write_text("raise ImportError('no nats here')")
+
+    done = etltd("--bus=nats://127.0.0.1:4222", PYTHONPATH=str(tmp_path))
+
+    assert done.returncode == 1
+    assert done.stderr == "etltd: --bus needs nats-py (pip install 'etlt[bus]'): no nats here\n"
 
 
 WITHOUT = """

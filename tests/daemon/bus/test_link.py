@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -26,11 +26,17 @@ pytestmark = needs_nats
 class Instance:
     """A link and its two buffers, without a loop."""
 
-    def __init__(self, url: str, incarnation: int, incoming_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self,
+        url: str,
+        incarnation: int,
+        incoming_bytes: int = 1 << 20,
+        kind: type[Settings] = Settings,
+    ) -> None:
         self.stats = BusStats()
         self.outgoing: Buffer[Parcel] = Buffer(1 << 20)
         self.incoming: Buffer[bytes] = Buffer(incoming_bytes)
-        settings = Settings(replace(Config(), bus=url), {})
+        settings = kind(replace(Config(), bus=url), {})
         me = Identity(f"i{incarnation}", incarnation)
         self.link = Link(settings, me, self.stats, self.outgoing, self.incoming)
         self.link.start()
@@ -82,3 +88,21 @@ def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
     assert alone.stats.bus_dropped_messages["unsent"] == 2
     assert alone.link.problem is not None
     assert "no connection to NATS" in alone.link.problem
+
+
+class Broken(Settings):
+    """Settings with a fault of ours in them."""
+
+    def credentials(self) -> dict[str, Any]:
+        return {"fault": 1 / 0}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_failed_is_not_taken_for_a_bus_that_is_well(nats: NatsServer) -> None:
+    """It would be ready for ever, and nobody would hear anybody."""
+    failed = Instance(nats.url, 1, kind=Broken)
+
+    failed.link.join(PATIENCE_SECONDS)
+
+    assert failed.link.problem is not None
+    assert "has failed" in failed.link.problem
