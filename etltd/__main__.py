@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run the command and return its exit status."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, _leave)  # until the daemon takes them over, to stop in good order
     signal.signal(signal.SIGUSR2, _wait)
     from etltd.cli import main as run  # noqa: PLC0415 - it is slow to import

@@ -4,7 +4,9 @@ Ready means what it says: READY=1 goes out after the sockets listen and epoll is
 watchdog is fed from the loop itself, so a loop that hangs is a daemon that gets restarted.
 
 SIGUSR2 asks for a successor: a new version of the program, or of its options, that goes on with the
-same clients. `etltd.succession` says how; here is when, and what must be at rest for it.
+same clients. `etltd.succession` says how; here is when, and what must be at rest for it. SIGUSR1 is
+a stop after which the manager starts another process at once: clients wait for it in the manager's
+store (`etltd.fdstore`), if they can.
 
 A stop takes in what has arrived, delivers it, says goodbye, hands over what is owed until the grace
 is over, and reports what it abandoned. A second signal skips the wait.
@@ -21,15 +23,15 @@ from pathlib import Path
 from time import monotonic_ns
 from typing import TYPE_CHECKING, TypeVar
 
+from etltd import fdstore, metrics, process, snapshot, succession, systemd, wire
 from etltd import listener as listeners
-from etltd import metrics, process, snapshot, succession, systemd, wire
 from etltd.config import flag
 from etltd.handover import Port, State, UnfitError
 from etltd.listener import Listener
 from etltd.logs import Log, open_log
 from etltd.metrics import LoopCollector, ScrapeServer
 from etltd.reactor import Reactor
-from etltd.stats import CloseReason, RejectReason
+from etltd.stats import CloseReason, LoopStats, RejectReason
 from etltd.succession import Rehearsal
 from etltd.version import version
 from etltd.wakeup import Wakeup
@@ -71,20 +73,23 @@ class Daemon:
         """
         self.config = config
         self._environment = environment
-        self._state = state
         self.log: Log = open_log(config.log_format, config.log_level, environment)
         self._pid = os.getpid()
         self._notifier = systemd.Notifier(environment)
         self._watchdog_seconds = systemd.watchdog_seconds(environment, self._pid)
         self._tls = metrics.tls_context(config)
+        stored: dict[str, list[int]] = {name: [] for name in fdstore.NAMES}
         self._adopted = _or_start_error(
             "the sockets of LISTEN_FDS",
-            lambda: systemd.listening_sockets(environment, self._pid),
+            lambda: systemd.listening_sockets(environment, self._pid, stored=stored),
         )
         self._max_connections = self._connection_limit()
         self.reactor = Reactor(config, self._max_connections)
         if state is not None:
             self._check(state)
+        elif any(stored.values()):
+            state = self._back_from_store(stored)
+        self._state = state
         self._chat: list[Listener] = []
         self._successor_wanted = False
         self._rehearsal: Rehearsal | None = None
@@ -124,7 +129,8 @@ class Daemon:
             self._announce_start()
             succession.release_signals()
             self._serve()
-            self._stop()
+            if not self._leave_with_manager():
+                self._stop()
 
     def _heed_signals(self) -> None:
         for number in self._wakeup.take():
@@ -367,14 +373,17 @@ class Daemon:
 
     def _hand_over(self) -> str:
         """Become the successor; return why that was not possible."""
-        self._scrape.pause()
-        scrapes_ns = monotonic_ns() + round(LAST_SCRAPES_SECONDS * 1e9)
-        self._tick_until(lambda _: self._scrape.is_idle, scrapes_ns, timeout=0.01)
+        self._answer_last_scrapes()
         with succession.signals_held():
             self._heed_signals()
             problem = "it was stopped" if self._signals else self._exec()
             self._scrape.start()
         return problem
+
+    def _answer_last_scrapes(self) -> None:
+        self._scrape.pause()
+        scrapes_ns = monotonic_ns() + round(LAST_SCRAPES_SECONDS * 1e9)
+        self._tick_until(lambda _: self._scrape.is_idle, scrapes_ns, timeout=0.01)
 
     def _exec(self) -> str:
         self._notify("STATUS=Handing over", *self._watchdog_of(PAUSE_SECONDS))
@@ -408,6 +417,37 @@ class Daemon:
         bus = "on" if self.config.bus else "off"  # not its address, which may hold a password
         return {name: str(getattr(self.config, name)) for name in FIXED} | {"bus": bus}
 
+    def _leave_with_manager(self) -> bool:
+        """At a restart, leave all clients with the manager; return whether that was possible."""
+        if self._signals[0] != signal.SIGUSR1:
+            return False
+        self._end_rehearsal()
+        self._notify("STOPPING=1", "STATUS=Leaving clients with the manager")
+        self._answer_last_scrapes()
+        problem = self._store()
+        if problem:
+            self._scrape.start()
+            self.log.warning("clients cannot stay over the restart", reason=problem)
+            return False
+        for listener in self._chat:
+            listener.leave_path()
+        self.log.info("stored", peers=self.reactor.stats.connections)
+        return True
+
+    def _store(self) -> str:
+        peers = self.reactor.stats.connections
+        if not self._notifier.address:
+            return "there is no service manager"
+        if self._bus is not None:
+            return "an instance on a bus stops and starts"
+        if peers + len(self._chat) + 1 > fdstore.MOST_SOCKETS:
+            return f"{peers} are more than {fdstore.MOST_SOCKETS}; reload keeps any number"
+        error = fdstore.put(self._notifier.address, self._snapshot())
+        if error is not None:
+            self._forget_stored()
+            return f"the manager does not take them: {error}"
+        return ""
+
     # -- taking over -----------------------------------------------------------------------------
 
     def _check(self, state: State) -> None:
@@ -420,10 +460,32 @@ class Daemon:
                     "a hand-over keeps mode and sockets, a restart changes them"
                 )
         try:
-            self.reactor.stats.resume(state.counters)
+            LoopStats().resume(state.counters)  # all of it, or nothing
         except ValueError as error:
             raise UnfitError(f"counts would be lost: {error}") from None
+        self.reactor.stats.resume(state.counters)
         self.reactor.stats.handovers += 1
+
+    def _back_from_store(self, stored: dict[str, list[int]]) -> State | None:
+        """Return what the process before us left with the manager, or give its clients up."""
+        try:
+            state = fdstore.stored(stored)
+            if state is not None:
+                self._check(state)
+        except UnfitError as error:
+            peers = len(stored[fdstore.SOCKETS])
+            self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
+            state = None
+        self._forget_stored()
+        if state is None:
+            for fd in stored[fdstore.SOCKETS]:
+                os.close(fd)
+        return state
+
+    def _forget_stored(self) -> None:
+        """Have the manager close its copies: while it has them, a close of ours sends no FIN."""
+        for name in fdstore.NAMES:
+            self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={name}")
 
     # -- stopping --------------------------------------------------------------------------------
 

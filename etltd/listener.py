@@ -54,6 +54,10 @@ class Listener:
         still_ours = self._unlink and _identity(self._unlink) == self._identity
         return self._unlink if still_ours else None
 
+    def leave_path(self) -> None:
+        """Let the Unix socket's path stay when this closes: another process has the socket too."""
+        self._unlink = None
+
     def set_buffers(self, send_bytes: int, receive_bytes: int) -> None:
         """Fix the kernel buffers of peers to come; 0 leaves the size to the kernel (tcp(7))."""
         for option, size in ((socket.SO_SNDBUF, send_bytes), (socket.SO_RCVBUF, receive_bytes)):

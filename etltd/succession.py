@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 VARIABLE = "ETLT_HANDOVER"  # not ETLTD_…: it is no option
 TAKE, REHEARSE = "take", "rehearse"
 REHEARSAL_SECONDS = 30.0  # Python starts in one; a successor that takes longer is not one
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR2)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Offer(NamedTuple):

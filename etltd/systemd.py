@@ -12,7 +12,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
@@ -29,6 +29,11 @@ class Notifier:
         # A leading @ stands for the NUL of an abstract address.
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self._sock: socket.socket | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the manager listens, "" if there is none."""
+        return self._address
 
     def send(self, *lines: str) -> OSError | None:
         """Send the assignments *lines* (``READY=1``) in one datagram; return what went wrong."""
@@ -80,11 +85,15 @@ def watchdog_seconds(environment: MutableMapping[str, str], pid: int) -> float |
 
 
 def listening_sockets(
-    environment: MutableMapping[str, str], pid: int, first_fd: int = FIRST_FD
+    environment: MutableMapping[str, str],
+    pid: int,
+    first_fd: int = FIRST_FD,
+    stored: Mapping[str, list[int]] | None = None,
 ) -> dict[str, list[socket.socket]]:
     """Take over the sockets passed to process *pid*, by their FDNAMES; take the variables away.
 
-    Unnamed ones are called ``unknown``, as in sd_listen_fds_with_names(3).
+    Unnamed ones are called ``unknown``, as in sd_listen_fds_with_names(3). What is under a name of
+    *stored* is added there instead, as it is.
     """
     given = environment.get("LISTEN_PID"), environment.get("LISTEN_FDS", "")
     names = environment.get("LISTEN_FDNAMES", "").split(":")
@@ -97,5 +106,8 @@ def listening_sockets(
         fd = first_fd + index
         os.set_inheritable(fd, False)
         name = (names[index] if index < len(names) else "") or "unknown"
-        sockets.setdefault(name, []).append(socket.socket(fileno=fd))
+        if stored is not None and name in stored:
+            stored[name].append(fd)
+        else:
+            sockets.setdefault(name, []).append(socket.socket(fileno=fd))
     return sockets

@@ -474,7 +474,7 @@ def test_overdue_chores_do_not_make_the_timeout_negative(
 
 def passed(monkeypatch: pytest.MonkeyPatch, **sockets: list[socket.socket]) -> dict[str, str]:
     """Let the daemon find *sockets* as if a manager had passed them."""
-    monkeypatch.setattr(systemd, "listening_sockets", lambda *_: sockets)
+    monkeypatch.setattr(systemd, "listening_sockets", lambda *_, **__: sockets)
     return {}
 
 

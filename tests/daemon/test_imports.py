@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "handover": {"broadcast"},
     "snapshot": {"connection", "handover", "outbox", "ratelimit"},
     "succession": {"handover"},
+    "fdstore": {"handover", "snapshot", "succession"},
     "bus.__init__": set(),
     "bus.envelope": set(),
     "bus.sequence": set(),
@@ -57,7 +58,7 @@ SANS_IO = {
 IO_MODULES = {"socket", "select", "selectors", "time", "os", "threading", "signal"}
 ONLY_IN = {
     "prometheus_client": {"metrics"},
-    "select": {"reactor", "trigger"},
+    "select": {"fdstore", "reactor", "trigger"},
     "psutil": {"process"},
     "cyclopts": {"cli", "config"},
     "nats": {"bus.link"},

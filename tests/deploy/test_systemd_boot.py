@@ -379,6 +379,28 @@ def test_a_reload_that_cannot_be_is_refused_and_the_unit_stays_active(machine: M
     crowd.until(lambda: crowd.clients[1].inbox.endswith(b"] after\n"))
 
 
+def test_restart_keeps_every_client(machine: Machine, mode: str) -> None:
+    """Another process, and nobody noticed: ids, begun lines, and the ports stayed with systemd."""
+    unit = start(machine, mode)
+    crowd = talk(machine, mode)
+    pid = machine.main_pid(unit)
+    crowd.clients[0].say(b"begun before")
+    crowd.until(lambda: not crowd.clients[0].outgoing)
+    for _ in range(2):
+        machine.systemctl("restart", unit)
+    crowd.clients[0].say(b", finished after\n")
+    crowd.until(lambda: crowd.clients[1].inbox.endswith(b"] begun before, finished after\n"))
+
+    assert machine.main_pid(unit) != pid
+    samples = machine.samples(METRICS[mode])
+    assert total(samples, "etltd_handovers_total") == 2
+    assert total(samples, "etltd_messages_received_total") == 2 * ROUNDS + 1
+    assert machine.show(unit, "NFileDescriptorStore") == "0", "it would keep who leaves from going"
+    machine.systemctl("stop", unit)
+    crowd.until_end()
+    assert all(bytes(client.inbox).endswith(GOODBYE) for client in crowd.clients)
+
+
 # -- the probe -----------------------------------------------------------------------------------
 
 
