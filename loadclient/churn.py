@@ -21,7 +21,7 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from loadclient.ledger import Churned
-from loadclient.payload import MARK, SEQUENCE_MASK, Payload
+from loadclient.payload import MARK, SEQUENCE_MASK, Payloads
 from loadclient.peer import ABORT
 from loadclient.protocol import NEVER_NS
 
@@ -53,7 +53,7 @@ class Churn:
 
     def __init__(self, plan: Plan, epoll: select.epoll) -> None:
         self._address = plan.address
-        self._payload = Payload(plan.msg_bytes)
+        self._payloads = Payloads(plan.voices)
         self._interval_ns = round(1e9 / plan.churn) if plan.churn else 0
         self._epoll = epoll
         self._visitors: dict[int, Visitor] = {}  # by descriptor
@@ -165,14 +165,14 @@ class Churn:
             visitor.heard.clear()  # where the gaps are, nobody says
             return
         account.received += 1
-        if not self._payload.has_sequence:
+        if not self._payloads.has_sequence:
             return
         message = line[line.find(b"] ") + 2 :] + b"\n"
         if message[:1] == MARK:
-            mark = self._payload.read_marked(message)
+            mark = self._payloads.read_marked(message)
             found = (mark.sender, mark.sequence) if mark else None
         else:
-            found = self._payload.read_plain(message)
+            found = self._payloads.read_plain(message)
         if found is None:
             account.damaged += 1
             return

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from loadclient.churn import Churn
 from loadclient.ledger import Closed, Profile
-from loadclient.payload import MARK, Payload, hello
+from loadclient.payload import MARK, Payloads, hello
 from loadclient.peer import Peer
 from loadclient.protocol import (
     NEVER_NS,
@@ -66,7 +66,7 @@ class Fleet:
 
     def __init__(self, plan: Plan, sockets: list[socket.socket], control_fd: int) -> None:
         self._plan = plan
-        self._payload = Payload(plan.msg_bytes, plan.clock_ns)
+        self._payloads = Payloads(plan.voices, plan.clock_ns)
         self._epoll = select.epoll()
         self._epoll.register(control_fd, EPOLLIN)
         self._control_fd = control_fd
@@ -79,15 +79,15 @@ class Fleet:
         self._readers = [peer for peer in self._peers if peer.profile is not Profile.NEVER]
         self._slow = [peer for peer in self._peers if peer.profile is Profile.SLOW]
         self._receiver = Receiver(
-            self._payload,
-            senders=plan.senders,
+            self._payloads,
+            senders=plan.voices.senders,
             interval=plan.marking_interval,
             full=plan.verify_full,
         )
         self._sender = Sender(
             [peer for peer in self._peers if peer.sender is not None],
-            self._payload,
-            senders=plan.senders,
+            self._payloads,
+            voices=plan.voices,
             interval=plan.marking_interval,
             on_full=self._watch,
             on_lost=lambda peer: self._lose(peer, Closed.RESET),
@@ -247,7 +247,7 @@ class Fleet:
 
     def heard(self) -> Heard:
         """Report the hellos heard, and who received nothing at all yet."""
-        lone = self._plan.senders == 1  # a single sender has nobody to hear
+        lone = self._plan.voices.senders == 1  # a single sender has nobody to hear
         silent = sum(
             not peer.received and not peer.unread_bytes()
             for peer in self._peers
@@ -260,7 +260,8 @@ class Fleet:
         """Forget all counts and follow a schedule."""
         self._begin = begin
         self._frame_bytes = {
-            number: prefix + self._plan.msg_bytes for number, prefix in begin.prefix_bytes.items()
+            number: prefix + self._plan.voices.size(number)
+            for number, prefix in begin.prefix_bytes.items()
         }
         for peer in self._peers:
             peer.forget()
@@ -297,7 +298,6 @@ class Fleet:
         """
         if histograms:
             self._look_for_backlog()
-        size = self._plan.msg_bytes
         sent = sent_bytes = unsent = received = notices = announced = closed = framed = own = 0
         for peer in self._peers:
             reads = peer.profile is not Profile.NEVER
@@ -308,6 +308,7 @@ class Fleet:
                 closed += 1
                 own -= peer.received - peer.notice_bytes
             if peer.sender is not None:
+                size = peer.msg_bytes
                 whole = peer.sent_bytes // size
                 accepted = max(0, whole - self._receiver.refused(peer))
                 frames = accepted * self._frame_bytes.get(peer.sender, size)
@@ -391,14 +392,15 @@ class Fleet:
         begin = self._begin
         if begin is None or not self._plan.marking_interval:
             return 0, None
-        missing, oldest = censored(
+        voices = self._plan.voices
+        rounds = self._sender.rounds_begun(begin.schedule.rounds)
+        return censored(
             self._receiver.sequences,
             [(peer.index, peer.sender) for peer in self._readers],
-            senders=self._plan.senders,
             interval=self._plan.marking_interval,
-            rounds=self._sender.rounds_begun(begin.schedule.rounds),
+            said=[voices.messages(number, rounds) for number in range(voices.senders)],
+            when=begin.schedule.message_due_ns,
         )
-        return missing, oldest and begin.schedule.due_ns(*oldest)
 
     def _local_ports(self) -> list[int]:
         if isinstance(self._plan.address, str):

@@ -3,9 +3,10 @@
 Rule: a difference is explained by a witness (a notice, a closed connection, a counter of the
 server) or it makes the run invalid. Nothing is rounded away.
 
-Messages of one sender have one size, so bytes prove counts: a receiver is owed the frames of every
-sender but itself, and what it read must be exactly that, less what the server said it dropped. All
-of this holds only at quiescence; the runner sees to that.
+Messages of one sender have one size, so bytes prove counts, also where senders differ: a receiver
+is owed the frames of every sender but itself, and what it read must be exactly that, less what the
+server said it dropped. It does not say whose messages those were, so they are taken to be of any
+length that there is. All of this holds only at quiescence; the runner sees to that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+
+    from loadclient.voices import Voices
 
 
 REFUSALS = ("line too long", "rate limited")  # as the server's notices word them
@@ -98,7 +101,7 @@ class Deliveries:
 def settle_deliveries(
     accounts: Iterable[Account],
     prefix_bytes: Mapping[int, int],
-    msg_bytes: int,
+    voices: Voices,
     *,
     waited_seconds: float | None = None,
 ) -> Deliveries:
@@ -109,8 +112,7 @@ def settle_deliveries(
     *waited_seconds* says how long we waited for it.
     """
     accounts = list(accounts)
-    frame = {number: prefix + msg_bytes for number, prefix in prefix_bytes.items()}
-    owed = _Owed(accounts, frame, msg_bytes)
+    owed = _Owed(accounts, prefix_bytes, voices)
     tally: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     strays: list[str] = []
@@ -149,7 +151,7 @@ def settle_deliveries(
         owed_to_never_readers=tally["never"],
         surplus_bytes=tally["surplus"],
         reasons=(
-            *_refusal_reasons(accounts, msg_bytes),
+            *_refusal_reasons(accounts, voices),
             *_delivery_reasons(tally, lost, strays, waited_seconds),
         ),
     )
@@ -158,16 +160,18 @@ def settle_deliveries(
 class _Owed:
     """What the senders' totals owe to each connection."""
 
-    def __init__(self, accounts: list[Account], frame: Mapping[int, int], msg_bytes: int) -> None:
-        self._frame = frame
-        self._msg_bytes = msg_bytes
+    def __init__(
+        self, accounts: list[Account], prefix_bytes: Mapping[int, int], voices: Voices
+    ) -> None:
+        self._voices = voices
+        self._frame = {n: prefix + voices.size(n) for n, prefix in prefix_bytes.items()}
         senders = [account for account in accounts if account.sender is not None]
-        sizes = list(frame.values())
-        self.shortest = min(sizes, default=msg_bytes)
-        self.longest = max(sizes, default=msg_bytes)
-        self.mean = sum(sizes) / len(sizes) if sizes else float(msg_bytes)
-        self._messages = sum(self._own(account)[0] for account in senders)
-        self._bytes = sum(self._own(account)[1] for account in senders)
+        owed = [self._own(account) for account in senders]
+        self._messages = sum(messages for messages, _ in owed)
+        self._bytes = sum(octets for _, octets in owed)
+        self.shortest = min(self._frame.values(), default=voices.sizes[0])
+        self.longest = max(self._frame.values(), default=voices.sizes[-1])
+        self.mean = voices.mean_frame(prefix_bytes)
         # Nobody knows how much a server read of a connection that it reset.
         self.uncertain_bytes = sum(self._own(account)[1] for account in senders if account.closed)
 
@@ -175,8 +179,9 @@ class _Owed:
         """Return what *account* made the server owe: nobody is owed what was refused."""
         if account.sender is None:
             return 0, 0
-        messages = max(0, account.sent_bytes // self._msg_bytes - account.refused)
-        return messages, messages * self._frame.get(account.sender, self._msg_bytes)
+        size = self._voices.size(account.sender)
+        messages = max(0, account.sent_bytes // size - account.refused)
+        return messages, messages * self._frame.get(account.sender, size)
 
     def to(self, account: Account) -> tuple[int, int]:
         """Return the messages and bytes owed to *account*: everybody's but its own."""
@@ -184,9 +189,18 @@ class _Owed:
         return self._messages - messages, self._bytes - payload
 
 
-def _refusal_reasons(accounts: list[Account], msg_bytes: int) -> Iterable[str]:
+def sent_by(accounts: Iterable[Account], voices: Voices) -> int:
+    """Return how many whole messages were sent."""
+    return sum(
+        account.sent_bytes // voices.size(account.sender)
+        for account in accounts
+        if account.sender is not None
+    )
+
+
+def _refusal_reasons(accounts: list[Account], voices: Voices) -> Iterable[str]:
     """Quote what the server said of messages that it would not deliver."""
-    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    sent = sent_by(accounts, voices)
     too_long = sum(account.too_long for account in accounts)
     rate_limited = sum(account.rate_limited for account in accounts)
     for said, refused in zip(REFUSALS, (too_long, rate_limited), strict=True):
@@ -228,12 +242,12 @@ class ServerSide:
     closed: int = 0
 
 
-def owed_to_churned(server: ServerSide, accounts: Sequence[Account], msg_bytes: int) -> int:
+def owed_to_churned(server: ServerSide, accounts: Sequence[Account], voices: Voices) -> int:
     """Return the copies that the server owed to connections that came and went.
 
     That is all that it enqueued but for what it owed to those that stayed.
     """
-    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    sent = sent_by(accounts, voices)
     return server.enqueued - (sent - server.refused) * (len(accounts) - 1)
 
 
@@ -296,31 +310,34 @@ def join_reasons(
     server: ServerSide,
     accounts: Iterable[Account],
     deliveries: Deliveries,
-    msg_bytes: int,
+    voices: Voices,
     churn: tuple[Churned, Traffic] | None = None,
 ) -> list[str]:
     """Return a sentence for each place where the server's counts and ours contradict."""
     accounts = list(accounts)
     if any(account.closed for account in accounts):
         return []  # the server knows how much it read of a lost connection; we do not
-    sent = sum(account.sent_bytes for account in accounts) // msg_bytes
+    sent = sent_by(accounts, voices)
     told = sum(account.refused for account in accounts)
-    reasons = [*_sent_reasons(server, sent, told, msg_bytes)]
+    reasons = [*_sent_reasons(server, sent, told, voices)]
     if churn is None:
         return [*reasons, *_copies_reasons(server, accounts, deliveries, sent)]
-    owed = owed_to_churned(server, accounts, msg_bytes)
+    owed = owed_to_churned(server, accounts, voices)
     return [*reasons, *churn_reasons(server, owed, *churn)]
 
 
-def _sent_reasons(server: ServerSide, sent: int, told: int, msg_bytes: int) -> Iterable[str]:
-    unread = (server.unread_bytes or 0) // msg_bytes
+def _sent_reasons(server: ServerSide, sent: int, told: int, voices: Voices) -> Iterable[str]:
+    octets = server.unread_bytes or 0
+    least, most = octets // voices.sizes[-1], octets // voices.sizes[0]
+    unread = sent - server.received - server.refused
     if server.refused != told:
         yield (
             f"the server refused {server.refused} of {sent} messages (too long, or rate limit), "
             f"but told the clients of {told}"
         )
-    if sent != server.received + server.refused + unread:
-        known = "an unknown number" if server.unread_bytes is None else str(unread)
+    if not least <= unread <= most:
+        known = str(least) if least == most else f"{least} to {most}"
+        known = "an unknown number" if server.unread_bytes is None else known
         yield (
             f"the clients sent {sent} messages, but the server processed {server.received} "
             f"and {known} wait unread in its sockets"

@@ -15,6 +15,7 @@ from loadclient.histogram import Histogram, merged
 from loadclient.ledger import Account, Closed, Profile, join_reasons, settle_deliveries
 from loadclient.result import RunResult, quantiles
 from loadclient.server import Counters, side
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,8 +85,9 @@ def merge(results: Sequence[RunResult]) -> RunResult:
     order = sorted(range(len(parts)), key=lambda i: parts[i].number)
     results, parts = [results[i] for i in order], [parts[i] for i in order]
     accounts = [account for part in parts for account in part.accounts]
-    msg_bytes = int(results[0].config["msg_bytes"])
-    deliveries = settle_deliveries(accounts, _prefixes(parts), msg_bytes)
+    prefixes, config = _prefixes(parts), results[0].config
+    voices = Voices.alike(len(prefixes), float(config["rate"]), int(config["msg_bytes"]))
+    deliveries = settle_deliveries(accounts, prefixes, voices)
     server = _server(results)
     reasons = [
         f"part {part.number}: {reason}"
@@ -95,7 +97,7 @@ def merge(results: Sequence[RunResult]) -> RunResult:
     reasons += deliveries.reasons
     if server is not None:
         known = side(server["counters"], server["unread_bytes"])
-        reasons += join_reasons(known, accounts, deliveries, msg_bytes)
+        reasons += join_reasons(known, accounts, deliveries, voices)
     histograms = {
         name: merged([Histogram.from_json(result.histograms[name]) for result in results])
         for name in results[0].histograms

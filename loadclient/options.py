@@ -19,6 +19,7 @@ from cyclopts import Parameter, validators
 from loadclient.ledger import Profile
 from loadclient.payload import MAX_SENDERS, SEQUENCE_BYTES
 from loadclient.protocol import Place
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,6 +101,11 @@ def part_of(_type: Any, tokens: Sequence[Token]) -> str:
     return text
 
 
+def voices(_type: Any, tokens: Sequence[Token]) -> str:
+    """Check the spelling of a mix and give it its usual one."""
+    return str(Voices.parse(tokens[0].value))
+
+
 def integer(least: int, most: int | None = None) -> Parameter:
     """Take a whole number between bounds, both included."""
     return Parameter(converter=whole, validator=validators.Number(gte=least, lte=most))
@@ -139,6 +145,9 @@ class Options:
     """Worker processes that share the connections."""
     senders: Annotated[int | None, integer(1, MAX_SENDERS)] = None
     """Let only the first N connections send. Default: all of them."""
+    mix: Annotated[str, Parameter(converter=voices, n_tokens=1)] = ""
+    """Senders that differ, as SENDERSxRATExBYTES with commas: 5x100x32,45x2x1024. The first
+    connections send; stands in for --senders, --rate and --msg-bytes."""
     slow_readers: Annotated[int, integer(0)] = 0
     """Let N connections read at --slow-reader-rate until the drain."""
     slow_reader_rate: Annotated[int, integer(1, INT_MAX)] = 1000
@@ -189,7 +198,16 @@ class Options:
     @property
     def speakers(self) -> int:
         """Connections that send."""
+        if self.mix:
+            return Voices.parse(self.mix).senders
         return self.conns if self.senders is None else self.senders
+
+    @property
+    def voices(self) -> Voices:
+        """Who says how much how often, in all parts."""
+        if self.mix:
+            return Voices.parse(self.mix)
+        return Voices.alike(self.all_speakers, self.rate, self.msg_bytes)
 
     @property
     def number(self) -> int:
@@ -226,10 +244,11 @@ class Options:
         """Return what each connection does: senders first, those who read badly last."""
         never = self.conns - self.never_readers if self.recv else 0
         slow = never - self.slow_readers
+        speakers, voices = self.speakers, self.voices
         return [
             Place(
                 Profile.NEVER if i >= never else Profile.SLOW if i >= slow else Profile.READER,
-                self.own_senders[i] if i < self.speakers else None,
+                *((self.own_senders[i], voices.size(i)) if i < speakers else (None, 0)),
             )
             for i in range(self.conns)
         ]
@@ -241,6 +260,7 @@ def check(options: Options) -> None:
     Raises UsageError.
     """
     for sentence in (
+        *_mixed(options),
         *_contradictions(options),
         *_uncountable(options),
         *_partial(options),
@@ -250,6 +270,25 @@ def check(options: Options) -> None:
         *_limits(options),
     ):
         raise UsageError(sentence)
+
+
+def _mixed(o: Options) -> Sequence[str]:
+    """Return what a mix leaves nothing to be said by, and what is too much for it."""
+    if not o.mix:
+        return []
+    said = {"--senders": o.senders, "--rate": o.rate, "--msg-bytes": o.msg_bytes}
+    usual = {"--senders": None, "--rate": Options.rate, "--msg-bytes": Options.msg_bytes}
+    found = [
+        f"{name} {value:g}: the --mix says it for each sender; leave it out."
+        for name, value in said.items()
+        if value != usual[name]
+    ]
+    if o.speakers > o.conns:
+        found.append(
+            f'--mix "{o.mix}": {o.speakers} senders, but there are only {o.conns} connections '
+            "(--conns)."
+        )
+    return found
 
 
 def _contradictions(o: Options) -> Sequence[str]:
@@ -272,9 +311,9 @@ def _contradictions(o: Options) -> Sequence[str]:
             f"--slow-readers {o.slow_readers} and --never-readers {o.never_readers}: together "
             f"more than --conns {o.conns}."
         )
-    if o.verify == "full" and o.msg_bytes < SEQUENCE_BYTES:
+    if o.verify == "full" and (shortest := o.voices.sizes[0]) < SEQUENCE_BYTES:
         found.append(
-            f"--msg-bytes {o.msg_bytes}: --verify full needs at least {SEQUENCE_BYTES}, "
+            f"--msg-bytes {shortest}: --verify full needs at least {SEQUENCE_BYTES}, "
             "or a message cannot carry its number."
         )
     if o.server_metrics and not o.server_metrics.startswith(("http://", "https://")):
@@ -305,6 +344,8 @@ def _partial(o: Options) -> Sequence[str]:
         if o.start_at is not None:
             found.append(f"--start-at {o.start_at:g}: only the parts of a run (--part) need it.")
         return found
+    if o.mix:
+        found.append(f"--part {o.part}: the senders of all parts are alike (no --mix).")
     if o.start_at is None or o.run_id is None:
         found.append(f"--part {o.part}: needs --start-at and --run-id, the same for all parts.")
     if not o.duration or o.churn or not o.recv:
@@ -319,10 +360,11 @@ def _partial(o: Options) -> Sequence[str]:
 
 def _too_slow(o: Options) -> Sequence[str]:
     found = []
-    if o.duration and o.duration * o.rate < 1 - ROUNDING:
+    slowest = float(o.voices.slowest)
+    if o.duration and o.duration * slowest < 1 - ROUNDING:
         found.append(
-            f"--duration {o.duration:g}: at --rate {o.rate:g} a sender's messages are "
-            f"{1 / o.rate:g} s apart, and a run lasts for whole intervals; let it last at least "
+            f"--duration {o.duration:g}: at --rate {slowest:g} a sender's messages are "
+            f"{1 / slowest:g} s apart, and a run lasts for whole intervals; let it last at least "
             "one, or take 0, which goes on until Ctrl-C."
         )
     if o.connect_rate and o.conns / o.connect_rate > o.connect_timeout:

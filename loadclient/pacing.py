@@ -3,9 +3,8 @@
 Rule: a due time depends on the message's number alone, never on when the one before it was sent.
 So a late send delays nothing but itself, and the schedule does not drift.
 
-Message *round* of sender *number* has the index ``round * senders + number``; due times grow with
-the index. In a burst all senders are due at once, each interval; otherwise the interval is divided
-among them evenly.
+In a burst all senders of a round are due at once; otherwise the round is divided among all senders
+evenly, by their numbers. Who takes part in which round is for `voices` to say.
 """
 
 from __future__ import annotations
@@ -13,6 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, gcd
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loadclient.voices import Voices
 
 SECOND_NS = 1_000_000_000
 SAMPLES_PER_SECOND = 20_000  # marked copies that receivers parse: about 4 % of a core
@@ -20,34 +23,40 @@ SAMPLES_PER_SECOND = 20_000  # marked copies that receivers parse: about 4 % of 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Due times of a phase: *rounds* messages from each of *senders*."""
+    """Due times of a phase of *rounds*."""
 
     start_ns: int
-    rate: Fraction  # messages per second and sender
-    senders: int
     rounds: int
     burst: bool
+    voices: Voices
 
     @classmethod
-    def lasting(
-        cls, seconds: float, *, start_ns: int, rate: float, senders: int, burst: bool
-    ) -> Schedule:
+    def lasting(cls, seconds: float, *, start_ns: int, burst: bool, voices: Voices) -> Schedule:
         """Return the schedule of every message due in the first *seconds* after *start_ns*."""
-        exact = Fraction(rate).limit_denominator(1_000_000)
-        rounds = ceil(Fraction(seconds).limit_denominator(1_000_000) * exact)
-        return cls(start_ns, exact, senders, rounds, burst)
+        rounds = ceil(Fraction(seconds).limit_denominator(1_000_000) * voices.rate)
+        return cls(start_ns, rounds, burst, voices)
+
+    @property
+    def rate(self) -> Fraction:
+        """Rounds per second."""
+        return self.voices.rate
 
     def due_ns(self, round_: int, number: int) -> int:
-        """Return when message *round_* of sender *number* should leave."""
+        """Return when sender *number* should speak in a round."""
+        rate = self.voices.rate
         if self.burst:
-            return self.start_ns + round_ * SECOND_NS * self.rate.denominator // self.rate.numerator
-        index = round_ * self.senders + number
-        divisor = self.rate.numerator * self.senders
-        return self.start_ns + index * SECOND_NS * self.rate.denominator // divisor
+            return self.start_ns + round_ * SECOND_NS * rate.denominator // rate.numerator
+        senders = self.voices.senders
+        index = round_ * senders + number
+        return self.start_ns + index * SECOND_NS * rate.denominator // (rate.numerator * senders)
+
+    def message_due_ns(self, message: int, number: int) -> int:
+        """Return when sender *number* should say its *message*, the first one being 0."""
+        return self.due_ns(self.voices.round_of(message, number), number)
 
     @property
     def interval_ns(self) -> int:
-        """Time between two messages of one sender."""
+        """Time between two rounds, that is between two messages of the fastest sender."""
         return SECOND_NS * self.rate.denominator // self.rate.numerator
 
     @property
@@ -60,7 +69,7 @@ class Schedule:
     @property
     def messages(self) -> int:
         """Messages in the whole phase, over all senders."""
-        return self.rounds * self.senders
+        return self.voices.total(self.rounds)
 
 
 def marking_interval(*, rate: float, senders: int, receivers: int) -> int:

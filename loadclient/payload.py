@@ -14,7 +14,10 @@ package's own on purpose: a witness that shares the suspect's code cannot see th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from loadclient.voices import Voices
 
 MARK = b"e"
 NOTICE_SECOND_BYTE = ord("t")  # "[etltd] ": no marked message has t after its mark
@@ -86,6 +89,56 @@ class Payload:
             number >> 32 & TIME_MASK,
             (number & LAG_MASK) * 1000,
         )
+
+
+class Payloads:
+    """The payloads of all senders: who sent a line says how long it must be."""
+
+    __slots__ = ("_by_size", "_only", "_voices", "clock_ns", "has_samples", "has_sequence",
+                 "longest")  # fmt: skip
+
+    def __init__(self, voices: Voices, clock_ns: int = 0) -> None:
+        self._voices = voices
+        self.clock_ns = clock_ns
+        self._by_size = {size: Payload(size, clock_ns) for size in voices.sizes}
+        shortest, *_ = every = list(self._by_size.values())
+        self._only = shortest if len(every) == 1 else None
+        self.has_sequence = shortest.has_sequence
+        self.has_samples = shortest.has_samples
+        self.longest = voices.sizes[-1]
+
+    def of(self, sender: int) -> Payload:
+        """Return what *sender* sends."""
+        return self._only or self._by_size[self._voices.size(sender)]
+
+    def read_plain(self, line: bytes) -> tuple[int, int] | None:
+        """Return sender and sequence of a whole plain message; None if it is not intact."""
+        payload = self._only or self._named(line[:5])
+        return payload.read_plain(line) if payload else None
+
+    def read_marked(self, line: bytes) -> Mark | None:
+        """Return what a whole marked message says; None if it is not intact."""
+        payload = self._only or self._named(line[1:6])
+        return payload.read_marked(line) if payload else None
+
+    def marked_bytes(self, buffer: bytes | bytearray, at: int, end: int) -> int:
+        """Return how long the marked message at *at* is; more than there is if that is not known.
+
+        One that names nobody is damaged: it is as long as any.
+        """
+        if self._only:
+            return self._only.size
+        name = bytes(buffer[at + 1 : min(at + 6, end)])
+        if len(name) < 5:
+            return end - at + 1
+        payload = self._named(name)
+        return payload.size if payload else SAMPLE_BYTES
+
+    def _named(self, digits: bytes) -> Payload | None:
+        sender = _hexadecimal(digits)
+        if sender is None or sender >= self._voices.senders:
+            return None
+        return self._by_size[self._voices.size(sender)]
 
 
 def hello(sender: int) -> bytes:

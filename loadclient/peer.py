@@ -31,6 +31,7 @@ class Peer:
         "due",
         "fd",
         "index",
+        "msg_bytes",
         "notice_bytes",
         "number",
         "pending",
@@ -52,6 +53,7 @@ class Peer:
         self.send = sock.send
         self.profile: Profile = place.profile
         self.sender = place.sender
+        self.msg_bytes = place.msg_bytes
         self.number = -1 if place.sender is None else place.sender  # for arithmetic
         self.closed: Closed | None = None
         self.tail: bytes | None = None

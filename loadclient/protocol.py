@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from loadclient.histogram import Histogram
     from loadclient.ledger import Account, Profile
     from loadclient.pacing import Schedule
+    from loadclient.voices import Voices
 
 NEVER_NS = 1 << 62  # later than anything
 
@@ -26,6 +27,7 @@ class Place:
 
     profile: Profile
     sender: int | None
+    msg_bytes: int = 0  # of its messages, if it sends any
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,7 @@ class Plan:
 
     address: tuple[str, int] | str  # a str is the path of a Unix socket
     places: tuple[Place, ...]
-    senders: int  # over all workers
-    msg_bytes: int
+    voices: Voices  # of all workers
     marking_interval: int  # 0: messages are too short to carry samples
     verify_full: bool
     connect_rate: float  # of this worker; 0 is no limit

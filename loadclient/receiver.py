@@ -23,7 +23,7 @@ from loadclient.payload import (
     MARK,
     NOTICE_SECOND_BYTE,
     Mark,
-    Payload,
+    Payloads,
     latency_ns,
     read_hello,
 )
@@ -49,12 +49,12 @@ PREFIX_BYTE = ord("[")  # in no message of ours, so where it stands a line begin
 class Receiver:
     """Reads what peers received in one shared buffer."""
 
-    def __init__(self, payload: Payload, *, senders: int, interval: int, full: bool) -> None:
-        self._payload = payload
+    def __init__(self, payloads: Payloads, *, senders: int, interval: int, full: bool) -> None:
+        self._payloads = payloads
         self._senders = senders
         self._interval = interval
         self._full = full
-        self.buffer = bytearray(max(BUFFER_BYTES, 4 * payload.size))
+        self.buffer = bytearray(max(BUFFER_BYTES, 4 * payloads.longest))
         self._view = memoryview(self.buffer)
         self.is_scouting = False
         self._prefix_by_sender: dict[int, bytes] = {}
@@ -110,10 +110,10 @@ class Receiver:
         """Look into every marked message and notice of ``buffer[at:end]``; *at* is an ``e``."""
         now_ns = monotonic_ns()
         buffer = self.buffer
-        size = self._payload.size
+        size_of = self._payloads.marked_bytes
         while at >= 0:
             if at + 1 < end and buffer[at + 1] != NOTICE_SECOND_BYTE:
-                after = at + size
+                after = at + size_of(buffer, at, end)
                 if after <= end:
                     after = self._mark(peer, bytes(self._view[at:after]), now_ns, at)
             else:
@@ -132,7 +132,7 @@ class Receiver:
 
     def _mark(self, peer: Peer, line: bytes, now_ns: int, at: int) -> int:
         """Record a latency sample; return where to look on."""
-        mark = self._payload.read_marked(line) if self._interval else None
+        mark = self._payloads.read_marked(line) if self._interval else None
         if mark is None:
             self.sequences.damaged += 1
             return at + 1
@@ -144,7 +144,7 @@ class Receiver:
         """Record a latency, unless the delay is a slow reader's own."""
         if peer.profile is not Profile.READER:
             return
-        latency = latency_ns(mark.due, now_ns + self._payload.clock_ns)
+        latency = latency_ns(mark.due, now_ns + self._payloads.clock_ns)
         self.marks += 1
         self.corrected.record(latency)
         self.windows.record(now_ns - latency, latency)
@@ -195,12 +195,12 @@ class Receiver:
         message = line[start:] + b"\n"
         found: tuple[int, int] | None
         if message[0] == MARK_BYTE:
-            mark = self._payload.read_marked(message)
+            mark = self._payloads.read_marked(message)
             found = mark and mark[:2]
             if mark:
                 self._sample(peer, mark, now_ns)
         else:
-            found = self._payload.read_plain(message)
+            found = self._payloads.read_plain(message)
         if found is None or not self._is_named_so(found[0], line[:start]):
             self.sequences.damaged += 1
             return
@@ -216,7 +216,7 @@ class Receiver:
     @property
     def spots_needed(self) -> bool:
         """Tell whether there are lines that nobody reads, though they carry numbers."""
-        return not self._full and not self.is_scouting and self._payload.has_sequence
+        return not self._full and not self.is_scouting and self._payloads.has_sequence
 
     def spot_check(self, peer: Peer, end: int) -> None:
         """Look into some whole lines of ``buffer[:end]`` that are not marked.
@@ -231,7 +231,7 @@ class Receiver:
             at = line.find(b"] ") + 2
             if line[at : at + 1] == MARK:  # every one of these is looked at anyway
                 continue
-            found = self._payload.read_plain(line[at:] + b"\n")
+            found = self._payloads.read_plain(line[at:] + b"\n")
             if found is None or not self._is_named_so(found[0], line[:at]):
                 self.sequences.damaged += 1
             else:

@@ -25,7 +25,7 @@ from loadclient.hello import Echo, exchange, exchange_with_others
 from loadclient.histogram import Histogram, merged
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.pacing import Schedule, marking_interval
-from loadclient.payload import Payload
+from loadclient.payload import Payloads
 from loadclient.protocol import (
     Begin,
     Connect,
@@ -119,7 +119,8 @@ class Run:
         self._interrupts = Interrupts()
         self._phase = "start"
         self._contention = Contention.now()
-        self._frames = Frames.of((), options.msg_bytes)
+        self._voices = options.voices
+        self._frames = Frames.of({}, self._voices)
         run_id = options.run_id or f"{time.time():.0f}-{os.getpid()}"
         self.evidence = Evidence(run_id, spell(address))
         self._clock_ns = 0
@@ -179,16 +180,17 @@ class Run:
     def _plans(self) -> Iterator[Plan]:
         o = self._options
         places = o.places()
-        if Payload(o.msg_bytes).has_samples and o.recv:
+        if Payloads(self._voices).has_samples and o.recv:
             self.evidence.interval = marking_interval(
-                rate=o.rate, senders=o.all_speakers, receivers=o.readers
+                rate=float(self._voices.messages_per_second / o.all_speakers),
+                senders=o.all_speakers,
+                receivers=o.readers,
             )
         for worker in range(o.procs):
             yield Plan(
                 address=self._address,
                 places=tuple(places[worker :: o.procs]),
-                senders=o.all_speakers,
-                msg_bytes=o.msg_bytes,
+                voices=self._voices,
                 marking_interval=self.evidence.interval,
                 verify_full=o.verify == "full",
                 connect_rate=o.connect_rate / o.procs,
@@ -216,7 +218,7 @@ class Run:
             total = self._look(crew)
             raise NoEvidenceError(echo.why_not(self.evidence.connections, total, unread))
         self.evidence.prefix_bytes = echo.prefix_bytes
-        self._frames = Frames.of(list(echo.prefix_bytes.values()), self._options.msg_bytes)
+        self._frames = Frames.of(echo.prefix_bytes, self._voices)
         self._rest(crew, seconds=self._options.drain_timeout)
 
     def _exchange(self, crew: Crew) -> Echo:
@@ -284,12 +286,13 @@ class Run:
         schedule = self.evidence.schedule = self._schedule(self._options.seconds)
         if schedule.start_ns < monotonic_ns():
             raise NoEvidenceError("it was not ready in time for --start-at")
+        voices = self._voices
         others = (
-            prefix + self._options.msg_bytes
+            voices.messages(number, schedule.rounds) * (prefix + voices.size(number))
             for number, prefix in self.evidence.prefix_bytes.items()
             if number not in self._options.own_senders
         )
-        self._frames = replace(self._frames, foreign_bytes=schedule.rounds * sum(others))
+        self._frames = replace(self._frames, foreign_bytes=sum(others))
         try:
             self._follow(crew, self.evidence.schedule, counted=True)
         except InterruptedRunError:
@@ -393,16 +396,14 @@ class Run:
             self.evidence.phases[self._phase]["stop"] = time.time()
 
     def _schedule(self, seconds: float) -> Schedule:
-        o = self._options
         start_ns = monotonic_ns() + LEAD_NS
-        if o.start_at is not None:
-            start_ns = round(o.start_at * 1e9) - self._clock_ns
+        if self._options.start_at is not None:
+            start_ns = round(self._options.start_at * 1e9) - self._clock_ns
         return Schedule.lasting(
             seconds,
             start_ns=start_ns,
-            rate=o.rate,
-            senders=o.all_speakers,
-            burst=o.burst,
+            burst=self._options.burst,
+            voices=self._voices,
         )
 
     def _look(self, crew: Crew, *, histograms: bool = False, tell: bool = True) -> Snapshot:

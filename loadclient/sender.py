@@ -17,11 +17,12 @@ from loadclient.histogram import Histogram
 from loadclient.protocol import NEVER_NS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from loadclient.pacing import Schedule
-    from loadclient.payload import Payload
+    from loadclient.payload import Payloads
     from loadclient.peer import Peer
+    from loadclient.voices import Voices
 
 SENDS_PER_TURN = 512  # about 5 ms; then receiving has its turn
 
@@ -32,21 +33,26 @@ class Sender:
     def __init__(
         self,
         peers: list[Peer],
-        payload: Payload,
+        payloads: Payloads,
         *,
-        senders: int,
+        voices: Voices,
         interval: int,
         on_full: Callable[[Peer], None],
         on_lost: Callable[[Peer], None],
     ) -> None:
         self._peers = peers
-        self._payload = payload
+        self._payloads = payloads
         self._interval = interval
-        self._senders = senders
+        self._senders = voices.senders
+        self._turns = _Turns(peers, voices)
         self._on_full = on_full
         self._on_lost = on_lost
         self._schedule: Schedule | None = None
-        self._cursor = 0
+        self._round = 0
+        self._due: Sequence[Peer] = ()  # who takes part in the round
+        self._at = 0  # of these, how many had their turn
+        self._is_cut = False
+        self._offered = 0
         self._end = 0
         self._end_ns = NEVER_NS
         self.next_due_ns = NEVER_NS
@@ -61,48 +67,55 @@ class Sender:
     def follow(self, schedule: Schedule) -> None:
         """Begin *schedule* with its first message."""
         self._schedule = schedule
-        self._cursor = 0
-        self._end = schedule.rounds * len(self._peers)
+        self._round = self._at = self._offered = 0
+        self._due = self._turns.of(0)
+        self._is_cut = False
+        numbers = (peer.number for peer in self._peers)
+        self._end = sum(schedule.voices.messages(number, schedule.rounds) for number in numbers)
         self._end_ns = schedule.end_ns
         self.next_due_ns = schedule.start_ns if self._end else NEVER_NS
 
     def cut(self) -> None:
         """Let nothing more become due, though the schedule goes on."""
-        self._end = self._cursor
+        self._is_cut = True
+        self._end = self._offered
         self.next_due_ns = NEVER_NS
 
     @property
     def offered(self) -> int:
         """Messages that came due and were offered to a socket, or wait for one that is full."""
-        return self._cursor
+        return self._offered
 
     @property
     def remaining(self) -> int:
         """Messages of the schedule that have not been offered to a socket yet."""
-        return self._end - self._cursor
+        return self._end - self._offered
 
     def rounds_begun(self, rounds: int) -> int:
         """Return how many of a phase's *rounds* came due; without senders here, all of them."""
-        return -(-self._end // len(self._peers)) if self._peers else rounds
+        return self._round + (self._at > 0) if self._is_cut and self._peers else rounds
 
     def send_due(self, now_ns: int) -> None:
         """Send what is due at *now_ns*, within a turn's budget, and set `next_due_ns`."""
         schedule = self._schedule
         if schedule is None:
             return
-        peers = self._peers
-        for cursor in range(self._cursor, min(self._end, self._cursor + SENDS_PER_TURN)):
-            round_, column = divmod(cursor, len(peers))
-            peer = peers[column]
-            due_ns = schedule.due_ns(round_, peer.number)
+        for _ in range(min(SENDS_PER_TURN, self._end - self._offered)):
+            while self._at == len(self._due):
+                self._round += 1
+                self._due = self._turns.of(self._round)
+                self._at = 0
+            peer = self._due[self._at]
+            due_ns = schedule.due_ns(self._round, peer.number)
             if due_ns > now_ns:
                 self.next_due_ns = due_ns
                 return
-            self._cursor = cursor + 1
+            self._at += 1
+            self._offered += 1
             peer.due += 1
             if not peer.blocked and not peer.closed:
                 self._send_next(peer, due_ns, self.lag)
-        if self._cursor == self._end:
+        if self._offered == self._end:
             self.next_due_ns = NEVER_NS
 
     def on_writable(self, peer: Peer) -> bool:
@@ -116,20 +129,21 @@ class Sender:
             if peer.built == peer.due or schedule is None:
                 peer.blocked = False
                 return True
-            due_ns = schedule.due_ns(peer.built, peer.number)
+            due_ns = schedule.message_due_ns(peer.built, peer.number)
             if not self._send_next(peer, due_ns, self.lag_blocked):
                 return False
         return False
 
     def _send_next(self, peer: Peer, due_ns: int, lag: Histogram) -> bool:
         """Send *peer*'s next message; return whether its socket took it whole."""
-        round_ = peer.built
+        number, sequence = peer.number, peer.built
         now_ns = monotonic_ns()
         interval = self._interval
-        if interval and (round_ * self._senders + peer.number) % interval == 0:
-            message = self._payload.marked(peer.number, round_, due_ns, now_ns)
+        payload = self._payloads.of(number)
+        if interval and (sequence * self._senders + number) % interval == 0:
+            message = payload.marked(number, sequence, due_ns, now_ns)
         else:
-            message = self._payload.plain(peer.number, round_)
+            message = payload.plain(number, sequence)
         before = peer.sent_bytes
         whole = self._push(peer, message)
         if peer.sent_bytes > before:
@@ -156,3 +170,22 @@ class Sender:
             peer.blocked = True
             self._on_full(peer)
         return not peer.pending
+
+
+class _Turns:
+    """Who takes part in which round: a slow sender in every n-th, beginning with its own."""
+
+    def __init__(self, peers: Sequence[Peer], voices: Voices) -> None:
+        self._all = peers
+        self._by_every: dict[int, dict[int, list[Peer]]] = {}
+        for peer in peers:
+            every = voices.every(peer.number)
+            rows = self._by_every.setdefault(every, {})
+            rows.setdefault(peer.number % every, []).append(peer)
+
+    def of(self, round_: int) -> Sequence[Peer]:
+        """Return them by their numbers, as they are due."""
+        if self._by_every.keys() <= {1}:
+            return self._all
+        rows = (rows.get(round_ % every, ()) for every, rows in self._by_every.items())
+        return sorted((peer for row in rows for peer in row), key=lambda peer: peer.number)

@@ -13,7 +13,7 @@ from loadclient.pacing import first_marked
 from loadclient.payload import SEQUENCE_MASK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 NEVER = 1 << 62  # a round that no run reaches
 MAX_HOLES = 100_000  # remembered gaps; beyond it a late arrival counts as a duplicate
@@ -108,35 +108,36 @@ def censored(
     sequences: Sequences,
     readers: Iterable[tuple[int, int | None]],
     *,
-    senders: int,
     interval: int,
-    rounds: int,
-) -> tuple[int, tuple[int, int] | None]:
+    said: Sequence[int],
+    when: Callable[[int, int], int],
+) -> tuple[int, int | None]:
     """Count the marked messages that had not come when the run ended.
 
     They have no latency, only an age: leaving them out would call the slowest ones fast. *readers*
-    are the receivers' numbers with their own sender number. Return the count, and the oldest one's
-    round and sender.
+    are the receivers' numbers with their own sender number, *said* is how many messages each sender
+    has sent, and *when* tells when one of them was due. Return the count, and when the oldest was.
 
     At 6,000 connections there are 36 million pairs, and nearly always nothing is missing: what has
     everything is passed over at the speed of `min`.
     """
-    firsts = first_rounds(senders, interval)
+    firsts = first_rounds(len(said), interval)
+    most = max(said, default=0)
     count = 0
-    oldest: tuple[int, int] | None = None
+    oldest: int | None = None
     for receiver, own in readers:
         row = sequences.next_rounds(receiver)
-        if _lowest(row, own) >= rounds:
+        if _lowest(row, own) >= most:
             continue
-        for sender, (following, first) in enumerate(zip(row, firsts, strict=True)):
-            if following >= rounds or sender == own:
+        for sender, (following, first, end) in enumerate(zip(row, firsts, said, strict=True)):
+            if following >= end or sender == own:
                 continue
             unseen = first - (first - following) // interval * interval
-            if unseen >= rounds:
+            if unseen >= end:
                 continue
-            count += -(-(rounds - unseen) // interval)
-            if oldest is None or (unseen, sender) < oldest:
-                oldest = (unseen, sender)
+            count += -(-(end - unseen) // interval)
+            due = when(unseen, sender)
+            oldest = due if oldest is None else min(oldest, due)
     return count, oldest
 
 

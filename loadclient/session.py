@@ -91,7 +91,7 @@ def _written(option: str, path: Path | None, text: Callable[[], str]) -> Iterato
 
 
 def _series(options: Options, evidence: Evidence) -> str:
-    frames = Frames.of(list(evidence.prefix_bytes.values()), options.msg_bytes)
+    frames = Frames.of(evidence.prefix_bytes, options.voices)
     start_ns = evidence.schedule.start_ns if evidence.schedule else 0
     return as_csv(evidence.snapshots, start_ns, frames)
 

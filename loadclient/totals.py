@@ -10,7 +10,9 @@ from loadclient.histogram import Histogram, merged
 from loadclient.protocol import Latencies, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from loadclient.voices import Voices
 
 LATEST = ("now_ns", "last_received_ns")
 
@@ -65,13 +67,20 @@ class Frames:
     foreign_bytes: int = 0  # that other parts of the run owe every reader, if all goes as planned
 
     @classmethod
-    def of(cls, prefix_bytes: Sequence[int], msg_bytes: int) -> Frames:
-        """Return the lengths for all senders, each as loud as the other."""
-        sizes = [prefix + msg_bytes for prefix in prefix_bytes] or [msg_bytes]
-        return cls(min(sizes), max(sizes), sum(sizes) / len(sizes))
+    def of(cls, prefix_bytes: Mapping[int, int], voices: Voices) -> Frames:
+        """Return the lengths over all senders; the loud ones count for more in the mean."""
+        sizes = [prefix + voices.size(number) for number, prefix in prefix_bytes.items()]
+        shortest, longest = (
+            min(sizes, default=voices.sizes[0]),
+            max(sizes, default=voices.sizes[-1]),
+        )
+        return cls(shortest, longest, voices.mean_frame(prefix_bytes))
 
     def messages(self, snapshot: Snapshot) -> int:
-        """Return how many messages the received bytes make: exact at the end, close before."""
+        """Return how many messages the received bytes make.
+
+        Exact at the end where frames differ by their prefix alone, else close.
+        """
         return round((snapshot.received_bytes - snapshot.notice_bytes) / self.mean)
 
     def missing(self, snapshot: Snapshot) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from loadclient import server
@@ -47,6 +48,7 @@ class Verdict:
     def __init__(self, options: Options, evidence: Evidence) -> None:
         self._options = options
         self._evidence = evidence
+        self._voices = voices = options.voices
         counted = evidence.drained is not None
         self._accounts: list[Account] = [
             account for worker in evidence.settled for account in worker.accounts
@@ -60,7 +62,7 @@ class Verdict:
             settle_deliveries(
                 [*self._accounts, *_others(options, evidence)],
                 evidence.prefix_bytes,
-                options.msg_bytes,
+                voices,
                 waited_seconds=(
                     evidence.drain_limit_seconds
                     if evidence.rest in {Rest.OVERDUE, Rest.MOVING}
@@ -74,20 +76,19 @@ class Verdict:
             evidence.after.since(evidence.before) if evidence.before and evidence.after else None
         )
         self._total = evidence.drained or Snapshot()
-        size = options.msg_bytes
         self._sent_in_time = min(
             self._total.sent - sum(account.sent_late for account in self._accounts),
             evidence.stopped.sent if evidence.stopped else 0,
         )
         # What was due to connections that the server ended has no socket to be sent to.
-        self._stranded_bytes = {
-            profile: sum(
-                max(0, account.due * size - account.sent_bytes)
-                for account in self._accounts
-                if account.closed and account.profile is profile
-            )
-            for profile in Profile
-        }
+        self._stranded_bytes = 0
+        self._stranded = dict.fromkeys(Profile, 0)  # messages
+        for account in self._accounts:
+            if account.closed and account.sender is not None:
+                size = voices.size(account.sender)
+                octets = max(0, account.due * size - account.sent_bytes)
+                self._stranded_bytes += octets
+                self._stranded[account.profile] += -(-octets // size)
 
     def result(self) -> RunResult:
         """Return the finished record."""
@@ -108,11 +109,11 @@ class Verdict:
             messages_offered=total.offered,
             messages_sent=total.sent,
             bytes_sent=total.sent_bytes,
-            bytes_unsent=total.unsent_bytes + sum(self._stranded_bytes.values()),
+            bytes_unsent=total.unsent_bytes + self._stranded_bytes,
             elapsed_seconds=elapsed,
             offered_rate=self._offered_rate(),
             message_rate=self._achieved_rate(),
-            bytes_per_second=self._achieved_rate() * self._options.msg_bytes,
+            bytes_per_second=self._achieved_rate() * self._voices.mean_bytes,
             saturated=self._is_saturated(),
             messages_expected=deliveries.expected,
             messages_received=deliveries.received,
@@ -200,7 +201,7 @@ class Verdict:
             return None
         if not self._options.recv:
             return "receiving is off"
-        if self._options.msg_bytes < SAMPLE_BYTES:
+        if self._voices.sizes[0] < SAMPLE_BYTES:
             return f"a message of less than {SAMPLE_BYTES} bytes cannot carry its due time"
         return "no marked message arrived"
 
@@ -299,20 +300,19 @@ class Verdict:
         return f', saying "{notice}"'
 
     def _delivery_reasons(self) -> Iterator[str]:
-        size = self._options.msg_bytes
         yield from self._deliveries.reasons
         if self._counters is not None and self._options.part is None:  # else the merge joins them
             side = self._server_side(self._counters)
             churn = (self._churned(), self._traffic()) if self._options.churn else None
-            yield from join_reasons(side, self._accounts, self._deliveries, size, churn)
+            yield from join_reasons(side, self._accounts, self._deliveries, self._voices, churn)
         if self._total.unsent_bytes and not self._evidence.interrupted_in:
             yield (
-                f"the server's side took no more: {-(-self._total.unsent_bytes // size)} of "
+                f"the server's side took no more: {self._unsent()} of "
                 f"{self._total.offered} messages could not be sent within the drain time"
             )
-        if stranded := self._stranded_bytes[Profile.READER]:
+        if stranded := self._stranded[Profile.READER]:
             yield (
-                f"{-(-stranded // size)} of {self._total.offered} messages could not be sent, "
+                f"{stranded} of {self._total.offered} messages could not be sent, "
                 f"because the server had ended their connections"
             )
         for name in ("duplicated", "reordered", "damaged"):
@@ -324,6 +324,10 @@ class Verdict:
             yield f"{unannounced} of the messages looked at never came, though the bytes add up"
         if self._evidence.rest is Rest.MOVING:
             yield "messages were still arriving when the drain time was over"
+
+    def _unsent(self) -> int:
+        """Return how many messages a full socket kept back; of a mix, about so many."""
+        return ceil(self._total.unsent_bytes / self._voices.mean_bytes)
 
     def _server_side(self, counters: server.Counters) -> ServerSide:
         side = server.side(counters, self._evidence.unread_at_server)
@@ -361,8 +365,8 @@ class Verdict:
         known = asdict(churned)
         if self._counters is None:
             return known
-        size = self._options.msg_bytes
-        owed = owed_to_churned(self._server_side(self._counters), self._accounts, size)
+        side = self._server_side(self._counters)
+        owed = owed_to_churned(side, self._accounts, self._voices)
         return known | {
             "owed": owed,
             "owed_at_most": self._traffic().most_owed(churned),
@@ -425,9 +429,9 @@ class Verdict:
                 f"saturated: achieved {self._achieved_rate():,.1f} of "
                 f"{self._offered_rate():,.1f} messages/s offered"
             )
-        if stranded := sum(self._stranded_bytes.values()) - self._stranded_bytes[Profile.READER]:
+        if stranded := sum(self._stranded.values()) - self._stranded[Profile.READER]:
             yield (
-                f"{-(-stranded // self._options.msg_bytes)} messages of slow and never-readers "
+                f"{stranded} messages of slow and never-readers "
                 f"could not be sent, because the server had ended their connections"
             )
         share = self._client()["busiest_cpu_share"]

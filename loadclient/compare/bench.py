@@ -174,10 +174,10 @@ def left(design: Design, done: Mapping[int, Slice]) -> int:
 def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
     """Return the options of one slice's run."""
     shape = cell.shape
+    alike = {"rate": shape.rate, "senders": shape.senders, "msg_bytes": cell.msg_bytes}
     return Options(
+        **({"mix": shape.mix} if shape.mix else alike),
         conns=shape.conns,
-        rate=shape.rate,
-        senders=shape.senders,
         slow_readers=shape.slow_readers,
         slow_reader_rate=shape.slow_reader_rate,
         never_readers=shape.never_readers,
@@ -185,7 +185,6 @@ def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
         rcvbuf=shape.rcvbuf,
         burst=shape.burst,
         procs=shape.procs,
-        msg_bytes=cell.msg_bytes,
         duration=design.slice_seconds,
         warmup=design.settle_seconds,
         connect_timeout=CONNECT_SECONDS,

@@ -98,7 +98,7 @@ class CompareOptions:
     """What is compared, how often, and where the results go."""
 
     preset: Literal["quick", "full", "original"] = "full"
-    """quick: three questions, about three minutes. full: 23 cells, 31 minutes. original:
+    """quick: three questions, about three minutes. full: 24 cells, 33 minutes. original:
     the original's load and score, and what they hide, about ten minutes."""
     quick: Annotated[bool, Parameter(negative="")] = False
     """The same as --preset quick."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from loadclient.compare.statistics import LEAST_PAIRS, least_pairs
 from loadclient.compare.study import Arm, Cell, Design, Shape
 from loadclient.network.conditions import parse
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +40,7 @@ SHAPES = (
     Shape(name="few of many talk", conns=300, rate=20, senders=10),
 )
 CHURN = Shape(name="40 a second come and go", conns=60, rate=20, churn=40)
+MIX = Shape(name="5 shout, 45 murmur", conns=100, mix="5x100x32,45x5x1024")
 FAN_IN = Shape(name="5 of 100 read", conns=100, rate=20, never_readers=95)
 SLOW_SHARES = (1, 10, 50)  # per cent of the connections
 SLOW_READER_RATE = 200_000  # bytes per second, a little less than a reader is owed
@@ -169,8 +171,9 @@ def compared(
     both = dict(options or {})
     if drain != "usual":
         both |= {"drain": drain, "reads-per-event": DRAINING_READS}
+    lengths = "/".join(map(str, Voices.parse(shape.mix).sizes)) if shape.mix else msg_bytes
     return Cell(
-        name=f"{msg_bytes} B, {shape.name}, {drain}",
+        name=f"{lengths} B, {shape.name}, {drain}",
         msg_bytes=msg_bytes,
         drain=drain,
         shape=shape,
@@ -207,11 +210,17 @@ def full() -> Design:
     by_shape = [compared(64, "usual", shape) for shape in SHAPES]
     fan_in = replace(FAN_IN, rcvbuf=int(SMALL_BUFFERS))
     by_traffic = [compared(64, "usual", fan_in, small), compared(64, "usual", CHURN)]
+    by_traffic.append(compared(longest(MIX), "usual", MIX))
     backlog = [
         compared(BACKLOG_BYTES, drain, BACKLOG, {"recv-bytes": BACKLOG_RECV_BYTES})
         for drain in ("usual", "eagain")
     ]
     return with_control(Design(cells=(*by_size, *by_shape, *by_traffic, *slow, *backlog)))
+
+
+def longest(shape: Shape) -> int:
+    """Return the length of the longest message of a mix: a cell needs one to stand for it."""
+    return Voices.parse(shape.mix).sizes[-1]
 
 
 def _slow(share: int) -> Shape:

@@ -72,6 +72,7 @@ class Shape:
     conns: int = 100
     rate: float = 20.0
     senders: int | None = None  # None: all of them
+    mix: str = ""  # senders that differ, as --mix spells them; then senders and rate say nothing
     slow_readers: int = 0
     slow_reader_rate: int = 1000
     never_readers: int = 0

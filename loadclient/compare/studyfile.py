@@ -10,6 +10,10 @@
     conns = 200
     server = { sndbuf = 16384 }    # for both daemons
 
+    [[cell]]                       # senders that differ: senders x messages/s x bytes
+    conns = 50
+    mix = "5x100x32,45x2x1024"
+
     [[cell]]                       # anything against anything
     name = "one write per message against one per tick"
     msg-bytes = 64
@@ -24,10 +28,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, with_control
+from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, longest, with_control
 from loadclient.compare.study import Arm, Cell, Design, Shape
 from loadclient.network.conditions import parse
 from loadclient.options import UsageError
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,6 +60,7 @@ FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate",
 STUDY_KEYS = {"seed", "pairs", "pairs_per_daemon", "slice_seconds", "settle_seconds",
               "confidence", "margin"}  # fmt: skip
 SHAPE_KEYS = {f.name for f in fields(Shape)} - {"name"}
+MIX_SAYS = {"rate", "senders", "msg_bytes"}
 CELL_KEYS = {"name", "msg_bytes", "drain", "shape", "server", "a", "b"} | SHAPE_KEYS
 
 
@@ -86,8 +92,8 @@ def _netem(value: object) -> str:
 
 def _cell(row: Mapping[str, Any], where: str) -> Cell:
     keys = _keys(row, CELL_KEYS, where)
-    size = _number("msg_bytes", keys.get("msg_bytes", 64), where)
     shape = _shape(keys, where)
+    size = longest(shape) if shape.mix else _number("msg_bytes", keys.get("msg_bytes", 64), where)
     both = _options(keys.get("server", {}), f"{where}, server")
     drain = keys.get("drain", "usual")
     if ("a" in keys) != ("b" in keys):
@@ -121,16 +127,32 @@ def _named(cell: Cell, name: object, where: str) -> Cell:
 
 
 def _shape(keys: Mapping[str, Any], where: str) -> Shape:
-    given = {key: keys[key] for key in SHAPE_KEYS - {"burst"} if key in keys}
+    given = {key: keys[key] for key in SHAPE_KEYS - {"burst", "mix"} if key in keys}
     burst = keys.get("burst", True)
     if not isinstance(burst, bool):
         raise UsageError(f"{where}: burst = {burst!r}; it must be true or false.")
     numbers = {key: _number(key, value, where) for key, value in sorted(given.items())}
     spelt = [f"{key.replace('_', '-')} {value}" for key, value in numbers.items()]
     spelt += [] if burst else ["staggered"]
+    mix = _mix(keys, where)
+    spelt += [mix] if mix else []
     name = _text("shape", keys.get("shape", ", ".join(spelt) or ALL_TALK.name), where)
     whole = {"conns": ALL_TALK.conns, "rate": ALL_TALK.rate} | numbers
-    return Shape(name=name, burst=burst, **whole)
+    return Shape(name=name, burst=burst, mix=mix, **whole)
+
+
+def _mix(keys: Mapping[str, Any], where: str) -> str:
+    """Return the mix in its usual spelling, if there is one."""
+    if "mix" not in keys:
+        return ""
+    for key in sorted(MIX_SAYS & keys.keys()):
+        raise UsageError(f"{where}: {key.replace('_', '-')}: the mix says it; leave it out.")
+    try:
+        voices = Voices.parse(_text("mix", keys["mix"], where))
+    except ValueError as error:
+        raise UsageError(f"{where}: mix = {error}.") from error
+    _number("msg_bytes", voices.sizes[0], where)
+    return str(voices)
 
 
 def _arm(table: object, both: dict[str, str], where: str) -> Arm:

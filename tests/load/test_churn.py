@@ -21,12 +21,14 @@ from loadclient.ledger import (
 )
 from loadclient.payload import SEQUENCE_MASK, Payload
 from loadclient.protocol import Plan
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from loadclient.daemon import Daemon
 
+VOICES = Voices.alike(2, 20, 64)
 ACCOUNTS = [
     Account(sender=number, due=10, sent_bytes=640, received_bytes=10 * 73) for number in (0, 1)
 ]
@@ -96,13 +98,13 @@ def test_what_could_not_be_accounted_for_is_refused(
 
 
 def reasons(server: ServerSide = SERVER, churned: Churned = CHURNED) -> str:
-    deliveries = settle_deliveries(ACCOUNTS, {0: 9, 1: 9}, 64)
+    deliveries = settle_deliveries(ACCOUNTS, {0: 9, 1: 9}, VOICES)
     assert deliveries.reasons == ()
-    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, 64, (churned, TRAFFIC)))
+    return " | ".join(join_reasons(server, ACCOUNTS, deliveries, VOICES, (churned, TRAFFIC)))
 
 
 def test_what_the_server_owed_to_the_others_is_what_remains() -> None:
-    assert owed_to_churned(SERVER, ACCOUNTS, 64) == 30
+    assert owed_to_churned(SERVER, ACCOUNTS, VOICES) == 30
     assert reasons() == ""
 
 
@@ -160,7 +162,7 @@ def test_a_visitor_notices_what_is_lost_repeated_or_reordered(
     numbers: list[int], out_of_order: int
 ) -> None:
     """The server's counters alone would take a lost copy for one that was left behind."""
-    plan = Plan(("127.0.0.1", 1), (), 1, 64, 0, False, 0.0, 1, 0, 0, churn=1.0)
+    plan = Plan(("127.0.0.1", 1), (), Voices.alike(1, 20, 64), 0, False, 0.0, 1, 0, 0, churn=1.0)
     with select.epoll() as epoll:
         churn, visitor = Churn(plan, epoll), Visitor(None)
         for number in numbers:

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[2] / "loadclient"
 PURE = ("histogram", "ledger", "merge", "pacing", "payload", "protocol", "report", "result",
-        "sequences", "series", "totals", "verdict")  # fmt: skip
+        "sequences", "series", "totals", "verdict", "voices")  # fmt: skip
 WORLD = {"os", "select", "selectors", "signal", "socket", "subprocess", "time", "urllib"}
 
 

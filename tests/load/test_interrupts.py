@@ -16,6 +16,7 @@ from loadclient.options import Options
 from loadclient.protocol import Connect, Connected, Failed, Look, Plan
 from loadclient.runner import Run
 from loadclient.verdict import Verdict
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +88,7 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next() -> None:
     def interrupt() -> None:
         raise InterruptedRunError
 
-    plan = Plan(("127.0.0.1", 1), (), 1, 64, 1, False, 0.0, 0, 0, 0)
+    plan = Plan(("127.0.0.1", 1), (), Voices.alike(1, 20, 64), 1, False, 0.0, 0, 0, 0)
     with Crew(1) as crew:
         worker = crew._workers[0][0]
         worker.send_signal(signal.SIGSTOP)

@@ -15,8 +15,10 @@ from loadclient.ledger import (
     join_reasons,
     settle_deliveries,
 )
+from loadclient.voices import Voices
 
 SIZE = 64
+VOICES = Voices.alike(3, 20, SIZE)
 PREFIX = {0: 8, 1: 8, 2: 9}  # "[USER8] ", "[USER9] ", "[USER10] "
 
 
@@ -35,7 +37,7 @@ def fair_accounts(messages: list[int]) -> list[Account]:
 
 
 def settle(accounts: list[Account]) -> Deliveries:
-    return settle_deliveries(accounts, PREFIX, SIZE)
+    return settle_deliveries(accounts, PREFIX, VOICES)
 
 
 counts = st.lists(st.integers(0, 10_000), min_size=3, max_size=3)
@@ -96,7 +98,7 @@ def test_what_is_only_late_is_not_called_lost_for_certain() -> None:
     """Without a witness, time is all that tells the one from the other."""
     accounts = fair_accounts([10, 10, 10])
     accounts[0] = replace(accounts[0], received_bytes=accounts[0].received_bytes - 72)
-    late = settle_deliveries(accounts, PREFIX, SIZE, waited_seconds=3)
+    late = settle_deliveries(accounts, PREFIX, VOICES, waited_seconds=3)
 
     assert "or had not come 3 s after the last one was due" in late.reasons[0]
     assert "or had not come" not in settle(accounts).reasons[0]
@@ -161,7 +163,7 @@ def test_without_hellos_frames_count_as_bare_messages() -> None:
         Account(profile=Profile.NEVER, sender=0, sent_bytes=5 * SIZE),
         Account(profile=Profile.NEVER),
     ]
-    deliveries = settle_deliveries(accounts, {}, SIZE)
+    deliveries = settle_deliveries(accounts, {}, VOICES)
 
     assert (deliveries.expected, deliveries.owed_to_never_readers) == (0, 5)
 
@@ -171,7 +173,7 @@ SERVER = ServerSide(received=30, refused=0, enqueued=60, dropped=0, dropped_as_s
 
 def joined(server: ServerSide, accounts: list[Account] | None = None) -> str:
     accounts = accounts or fair_accounts([10, 10, 10])
-    return " | ".join(join_reasons(server, accounts, settle(accounts), SIZE))
+    return " | ".join(join_reasons(server, accounts, settle(accounts), VOICES))
 
 
 def test_counters_that_agree_raise_no_doubt() -> None:

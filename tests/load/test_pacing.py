@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadclient.pacing import SAMPLES_PER_SECOND, Schedule, first_marked, marking_interval
+from loadclient.voices import Voices
 
 rates = st.floats(0.01, 100_000)
 crowds = st.integers(1, 2000)
 
 
 def schedule(seconds: float = 10, **kwargs: object) -> Schedule:
-    defaults = {"start_ns": 1_000, "rate": 50.0, "senders": 5, "burst": True}
+    rate, senders = kwargs.pop("rate", 50.0), kwargs.pop("senders", 5)
+    defaults = {"start_ns": 1_000, "burst": True, "voices": Voices.alike(senders, rate, 64)}
     return Schedule.lasting(seconds, **{**defaults, **kwargs})
 
 

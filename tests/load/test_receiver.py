@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadclient.ledger import Profile
-from loadclient.payload import MARK, Payload, hello
+from loadclient.payload import MARK, Payload, Payloads, hello
 from loadclient.peer import Peer
 from loadclient.protocol import Place
 from loadclient.receiver import BUFFER_BYTES, Receiver
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,9 @@ class Ear:
         self.far, near = socket.socketpair()
         near.setblocking(False)
         self.peer = Peer(0, near, Place(profile, None))
-        self.receiver = Receiver(PAYLOAD, senders=2, interval=3, full=full)
+        self.receiver = Receiver(
+            Payloads(Voices.alike(2, 20, SIZE)), senders=2, interval=3, full=full
+        )
         self.receiver.measure([self.peer])
 
     def hear(self, data: bytes) -> None:
@@ -146,7 +149,7 @@ def test_scouts_learn_prefixes_and_others_only_count() -> None:
 def test_marks_nobody_sent_are_damage() -> None:
     """Messages of 16 bytes carry no samples, so an ``e`` can only be a server's."""
     ear = Ear(full=False)
-    ear.receiver = Receiver(Payload(16), senders=2, interval=0, full=False)
+    ear.receiver = Receiver(Payloads(Voices.alike(2, 20, 16)), senders=2, interval=0, full=False)
     ear.hear(b"[USER1] e..............\n")
     ear.close()
 

@@ -12,6 +12,7 @@ from scipy.stats import mannwhitneyu
 from loadclient.pacing import Schedule
 from loadclient.stationarity import WINDOWS, Windows, _ways, rank_sum_p, shift, windows_of
 from loadclient.verdict import not_stationary
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ def test_the_rank_sum_test_is_the_textbooks(m: int, n: int) -> None:
 
 
 def test_samples_fall_into_the_window_in_which_they_were_due() -> None:
-    schedule = Schedule.lasting(2, start_ns=SECOND_NS, rate=16, senders=3, burst=True)
+    schedule = Schedule.lasting(2, start_ns=SECOND_NS, voices=Voices.alike(3, 16, 64), burst=True)
     parts = [Windows.over(schedule), Windows.over(schedule)]
     for round_ in range(schedule.rounds):
         parts[round_ % 2].record(schedule.due_ns(round_, 0), (1 + round_ // 2) * 1000)
@@ -103,7 +104,7 @@ def test_samples_fall_into_the_window_in_which_they_were_due() -> None:
 
 def test_a_phase_of_less_than_a_second_is_not_judged() -> None:
     """A neighbour that takes the processor for some tenths of one would be half of it."""
-    schedule = Schedule.lasting(0.9, start_ns=0, rate=100, senders=3, burst=True)
+    schedule = Schedule.lasting(0.9, start_ns=0, voices=Voices.alike(3, 100, 64), burst=True)
 
     assert Windows.over(schedule).counts == []
 

@@ -58,7 +58,7 @@ def evidence(**changes: object) -> Evidence:
     )  # fmt: skip
     found = Evidence(
         run_id="made up",
-        schedule=Schedule.lasting(1, start_ns=0, rate=10, senders=2, burst=True),
+        schedule=Schedule.lasting(1, start_ns=0, voices=OPTIONS.voices, burst=True),
         prefix_bytes={0: 8, 1: 8},
         connections=2,
         stopped=total,

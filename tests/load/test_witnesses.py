@@ -15,6 +15,7 @@ from loadclient.protocol import Latencies, Snapshot
 from loadclient.queues import queued, unread_at_server
 from loadclient.series import as_csv
 from loadclient.totals import Frames, combined
+from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -210,7 +211,7 @@ def test_totals_add_counts_and_take_the_latest_time() -> None:
 
 
 def test_a_phase_is_complete_when_nothing_is_owed() -> None:
-    frames = Frames.of([8, 9], 64)
+    frames = Frames.of({0: 8, 1: 9}, Voices.alike(2, 20, 64))
     owed = Snapshot(readers=3, frame_bytes=1000, own_frame_bytes=1000, received_bytes=1990)
 
     assert not frames.complete(owed)
@@ -222,5 +223,5 @@ def test_a_phase_is_complete_when_nothing_is_owed() -> None:
 
 
 def test_looks_without_histograms_make_no_row() -> None:
-    assert as_csv([(0.0, Snapshot())], 0, Frames.of([], 64)).count("\n") == 1
+    assert as_csv([(0.0, Snapshot())], 0, Frames.of({}, Voices.alike(2, 20, 64))).count("\n") == 1
     assert Latencies.__slots__ == ("corrected", "uncorrected", "lag", "lag_blocked")

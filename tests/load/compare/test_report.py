@@ -11,7 +11,7 @@ from loadclient.compare.design import quick
 from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.report import size, text
 from loadclient.compare.simulation import World, simulated_study
-from loadclient.compare.study import KernelCounts, OriginalRow
+from loadclient.compare.study import KernelCounts, Link, OriginalRow
 from loadclient.compare.verdict import interval
 
 WIDE = 250  # so that no cell is broken into lines
@@ -30,6 +30,14 @@ def test_every_judged_effect_is_in_the_text_as_in_the_record() -> None:
                 assert effect.sentence in said
     assert study.command in said
     assert all(note in said for note in study.notes)
+
+
+def test_what_was_between_client_and_daemon_is_said_at_the_top() -> None:
+    """A latency over a network is another figure than one over loopback."""
+    link = Link(netem="delay=5ms", emulation="tap", because="no such qdisc")
+    said = text(replace(simulated_study(), link=link), WIDE)
+
+    assert f"network: {link.sentence}" in said.partition("verdicts")[0]
 
 
 def test_the_machine_is_judged_before_any_winner() -> None:

@@ -6,9 +6,12 @@ import tomllib
 
 import pytest
 
+from loadclient.compare.bench import load
+from loadclient.compare.design import Step
 from loadclient.compare.study import Link
 from loadclient.compare.studyfile import design_of
-from loadclient.options import UsageError
+from loadclient.daemon import Daemon
+from loadclient.options import UsageError, check
 
 WHOLE = """
 pairs = 12
@@ -46,6 +49,16 @@ def test_a_study_says_everything_about_its_cells() -> None:
     assert control.control
 
 
+def test_senders_may_differ_in_a_cell() -> None:
+    design = design_of({"cell": [{"conns": 50, "mix": "5x100x32, 9x2x1024"}]}, "mine")
+    cell = design.cells[0]
+    options = load(design, cell, Step(0, cell.name, 0, "a"), Daemon(0, ("", 0), "http://"))
+
+    assert cell.name == "32/1024 B, conns 50, 5x100x32,9x2x1024, usual"
+    assert (options.mix, options.conns, options.senders) == ("5x100x32,9x2x1024", 50, None)
+    assert check(options) is None
+
+
 def test_a_cell_may_say_nothing() -> None:
     assert design_of({"cell": [{}]}, "mine").cells[0].name == "64 B, all talk, usual"
 
@@ -65,6 +78,9 @@ def test_a_cell_may_say_nothing() -> None:
         ("[[cell]]\nmsg-bytes = 8", "msg-bytes = 8; it must be a whole number from 32"),
         ('[[cell]]\ndrain = "never"', "one of usual, eagain, short-read"),
         ('[[cell]]\nburst = "no"', "true or false"),
+        ('[[cell]]\nmix = "5x100"', 'cell 1: mix = "5x100" is not understood'),
+        ('[[cell]]\nmix = "5x9x16"', "cell 1: msg-bytes = 16; it must be a whole number from 32"),
+        ('[[cell]]\nrate = 3\nmix = "5x9x32"', "cell 1: rate: the mix says it"),
         ("[[cell]]\nname = 3", "in quotes"),
         ('[[cell]]\nshape = ""', "in quotes"),
         ("[[cell]]\nserver = 3", "must be a table"),
