@@ -37,10 +37,11 @@ def read_twice() -> None:
     """Let every turn end with a read that no counter mentions."""
     read = Reactor._read
 
-    def twice(self: Reactor, conn: Any, batch: Any) -> None:
-        read(self, conn, batch)
-        with suppress(OSError):
-            conn.sock.recv(1, socket.MSG_PEEK)  # takes nothing: only the call is to be one more
+    def twice(self: Reactor, peers: list[Any], batch: Any) -> None:
+        read(self, peers, batch)
+        for conn in peers:
+            with suppress(OSError):
+                conn.sock.recv(1, socket.MSG_PEEK)  # takes nothing: the call alone is too many
 
     Reactor._read = twice
 
@@ -49,13 +50,14 @@ def read_twice_and_count() -> None:
     """Let every turn end with one more read, in all honesty."""
     read = Reactor._read
 
-    def twice(self: Reactor, conn: Any, batch: Any) -> None:
-        read(self, conn, batch)
-        self.stats.syscalls["recvfrom"] += 1
-        try:
-            conn.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            self.stats.syscall_eagain["recvfrom"] += 1
+    def twice(self: Reactor, peers: list[Any], batch: Any) -> None:
+        read(self, peers, batch)
+        for conn in peers:
+            self.stats.syscalls["recvfrom"] += 1
+            try:
+                conn.sock.recv(1, socket.MSG_PEEK)
+            except BlockingIOError:
+                self.stats.syscall_eagain["recvfrom"] += 1
 
     Reactor._read = twice
 
