@@ -33,6 +33,7 @@ REACTOR = "etltd/reactor.py"
 ROSTER = "etltd/roster.py"
 DELIVERY = "etltd/delivery.py"
 TICK = "tests/daemon/test_reactor.py"
+SNAPSHOT = "tests/daemon/test_snapshot.py"
 
 MUTANTS = [
     Mutant("ET forgets an unfinished turn", "etltd/trigger.py",
@@ -104,6 +105,19 @@ MUTANTS = [
     Mutant("a buffer has no limit", "etltd/bus/buffer.py",
            "if held and held + size > self._limit_bytes:", "if False:",
            "tests/daemon/bus/test_buffer.py"),
+    Mutant("a hand-over forgets the line that was begun", "etltd/snapshot.py",
+           "conn.decoder.resume(peer.tail,", 'conn.decoder.resume(b"",', SNAPSHOT),
+    Mutant("ids begin anew after a hand-over", "etltd/snapshot.py",
+           "reactor.roster.next_id = state.next_id", "pass", SNAPSHOT),
+    Mutant("who is owed bytes is not watched after a hand-over", REACTOR,
+           "wants_write=conn.outbox is not None\n        )\n        try:",
+           "wants_write=False\n        )\n        try:", SNAPSHOT),
+    Mutant("a peer's rate begins anew after a hand-over", "etltd/snapshot.py",
+           "if peer.bucket is not None:", "if False:", SNAPSHOT),
+    Mutant("another socket under the number is taken", "etltd/snapshot.py",
+           "if found != one.inode:", "if False:", SNAPSHOT),
+    Mutant("another format is taken", "etltd/handover.py",
+           "if found != str(FORMAT):", "if False:", "tests/daemon/test_handover.py"),
 ]  # fmt: skip
 
 
