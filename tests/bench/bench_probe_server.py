@@ -57,13 +57,15 @@ def attached(probe: Probe | None) -> Iterator[None]:
 def window(daemon: Daemon) -> tuple[float, float]:
     """Return (CPU ns per delivered message, system calls per delivered message)."""
     before = daemon.scrape()
-    time.sleep(WINDOW_SECONDS)
-    after = daemon.scrape()
+    delivered = 0.0
 
     def grown(name: str) -> float:
         return total(after, name) - total(before, name)
 
-    delivered = grown("etltd_messages_delivered_total")
+    while not delivered:  # a tick of a machine that is busy may outlast the window
+        time.sleep(WINDOW_SECONDS)
+        after = daemon.scrape()
+        delivered = grown("etltd_messages_delivered_total")
     cpu, calls = grown("etltd_cpu_seconds_total"), grown("etltd_syscalls_total")
     return cpu / delivered * 1e9, calls / delivered
 
