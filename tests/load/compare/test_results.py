@@ -22,9 +22,13 @@ RESULTS = HERE / "results"
 SPOKEN = {Kind.A_BETTER: "et better", Kind.B_BETTER: "lt better"}
 
 
+def stored(name: str) -> Study:
+    return Study.from_json(lzma.decompress((RESULTS / f"{name}.json.xz").read_bytes()).decode())
+
+
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return Study.from_json(lzma.decompress((RESULTS / "et-vs-lt.json.xz").read_bytes()).decode())
+    return stored("et-vs-lt")
 
 
 def rows(title: str) -> list[list[str]]:
@@ -58,18 +62,39 @@ def test_every_verdict_is_the_studys(study: Study) -> None:
     assert rows("Verdicts") == asked
 
 
-def test_every_count_is_the_studys(study: Study) -> None:
-    told = {(cell, arm): counts for cell, arm, *counts in rows("The mechanism")}
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [("et-vs-lt", "The mechanism"), ("traffic", "Who talks to whom: the counts")],
+)
+def test_every_count_is_the_studys(name: str, title: str) -> None:
+    study = stored(name)
+    told = {(cell, arm): counts for cell, arm, *counts in rows(title)}
 
     assert len(told) == 2 * len(study.cells)
     for report in study.cells:
         for arm in (report.a, report.b):
             calls = arm.syscalls_per_message
-            waits, reads, empty, writes, *_ = told[report.cell, arm.name]
+            waits, reads, empty, writes, mods, *_ = told[report.cell, arm.name]
             assert waits == f"{calls.get('epoll_wait', 0):.3g}"
             assert reads == f"{calls.get('recvfrom', 0):.3g}"
             assert empty == f"{arm.eagain_per_message.get('recvfrom', 0):.3g}"
             assert writes == f"{calls.get('sendto', 0) + calls.get('sendmsg', 0):.3g}"
+            assert mods == f"{arm.epoll_ctl_per_message.get('mod', 0):.2g}"
+
+
+def test_the_second_studys_doubts_are_told() -> None:
+    """It names no winner, and says why before its counts."""
+    study, text = stored("traffic"), (HERE / "RESULTS.md").read_text()
+    told = text.partition("## Who talks to whom: the counts\n")[2].partition("\n## ")[0]
+    control = study.cells[-1]
+
+    assert study.fitness.fit is False
+    assert f"came out at {interval(control, 'cpu_ns_per_delivery')}" in told
+    assert f"in all {len(study.kernel)} kernel slices" in told
+    assert all(one.kernel == one.daemon for one in study.kernel)
+    assert {cell.verdict for cell in study.cells} == {Kind.NOT_COMPARABLE}
+    with (RESULTS / "traffic.toml").open("rb") as file:
+        assert plan(design_of(tomllib.load(file), "traffic")) == plan(study.design)
 
 
 def test_the_printed_command_asks_the_same_questions_in_the_same_order(study: Study) -> None:
