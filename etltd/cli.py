@@ -73,8 +73,7 @@ def serve(
     except TlsFilesError as error:
         return _refuse(str(error))
     except (StartError, UnfitError) as error:
-        print(f"etltd: {error}", file=sys.stderr)
-        return FAILED
+        return _refuse(str(error), FAILED)
     return DONE
 
 
@@ -115,18 +114,21 @@ def options_of_file(path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(name, defaults, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise FileError(f'"{path}" of --config sets "{key}", which is no option.{hint}')
-        allowed = _kind_of(defaults[name])
-        if not isinstance(value, (str, int, float) if allowed == "a number" else str) or (
-            isinstance(value, bool)
-        ):
+        allowed, kinds = _kind_of(defaults[name])
+        if not isinstance(value, kinds) or isinstance(value, bool) != (bool in kinds):
             raise FileError(
                 f'"{path}" of --config sets {key} to {_in_words(value)}, which is not {allowed}.'
             )
     return found
 
 
-def _kind_of(default: object) -> str:
-    return "a number" if isinstance(default, int | float) else "a string"
+def _kind_of(default: object) -> tuple[str, tuple[type, ...]]:
+    """Return what the file may set an option to, in words and in types; a number also as a word."""
+    if isinstance(default, bool):
+        return "true or false", (bool,)
+    if isinstance(default, int | float):
+        return "a number", (str, int, float)
+    return "a string", (str,)
 
 
 def _in_words(value: object) -> str:
@@ -165,9 +167,13 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _refuse(sentence: str) -> int:
-    print(f"etltd: {sentence}", file=sys.stderr)
-    return USAGE
+def _refuse(sentence: str, status: int = USAGE) -> int:
+    """Say why not; what was written in a file or a variable may not move the terminal's cursor."""
+    shown = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in sentence
+    )
+    print(f"etltd: {shown}", file=sys.stderr)
+    return status
 
 
 def _print(text: str) -> int:

@@ -176,6 +176,9 @@ class Config:
     idle_timeout: Annotated[Seconds, LIMITS] = 0.0
     """Seconds after which a peer that has said nothing is disconnected; 0: never."""
 
+    sanitize: Annotated[bool, LIMITS, Parameter(negative=())] = False
+    """Take control characters out of messages (tab stays), for clients that are terminals."""
+
     sndbuf: Annotated[Count, LIMITS] = 0
     """Kernel send buffer per peer in bytes (SO_SNDBUF); 0: the kernel tunes it, up to tcp_wmem."""
 
@@ -288,6 +291,8 @@ def flag(name: str) -> str:
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
     # JSON's escapes are TOML's, but for DEL, which JSON leaves as it is.

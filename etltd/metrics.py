@@ -51,7 +51,10 @@ CLIENT_SECONDS = 5.0  # of silence before a client is given up
 ACCEPT_PAUSE_SECONDS = 0.25  # how long to leave the backlog alone when descriptors ran out
 
 CONTROLS = ("drain", "recv_bytes", "max_events", "fan_out", "listener")
-LIMITS = ("max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout")
+LIMITS = (
+    *("max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"),
+    "sanitize",
+)
 
 
 class LoopCollector:

@@ -27,6 +27,7 @@ from etltd.broadcast import Batch
 from etltd.delivery import Delivery
 from etltd.listener import OUT_OF_DESCRIPTORS
 from etltd.roster import Roster
+from etltd.sanitize import Sanitizer
 from etltd.stats import CloseReason, DiscardReason, LoopStats, RejectReason
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Reactor:
         self.ticked_ns = monotonic_ns()
         self.trigger = triggers.named(config.mode)
         self.reads_per_event = config.reads_per_event or self.trigger.reads_per_event
+        self._prefixed = Sanitizer(self.stats).prefixed if config.sanitize else wire.prefixed
         self._stop_on_short_read = config.drain == "short-read"
         self._epoll = select.epoll()
         self._buffer = memoryview(bytearray(config.recv_bytes))
@@ -280,6 +282,7 @@ class Reactor:
         buffer, now_ns = self._buffer, self.ticked_ns
         full, budget = len(buffer), range(self.reads_per_event)
         stop_on_short_read, add = self._stop_on_short_read, batch.add
+        prefixed = self._prefixed
         reads = empty_reads = received_bytes = 0
         for conn in peers:
             if not conn.wants_read or conn.close_reason is not None:
@@ -303,7 +306,7 @@ class Reactor:
                 if too_long or conn.bucket is not None:
                     block, lines = self._refuse(conn, block, lines, too_long)
                 if lines:
-                    add(conn.id, wire.prefixed(conn.prefix, block, lines), lines)
+                    add(conn.id, prefixed(conn.prefix, block, lines), lines)
                 if size < full and stop_on_short_read and not conn.hung_up:
                     break
             else:

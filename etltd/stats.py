@@ -156,6 +156,7 @@ class LoopStats:
         "Fan-out copies that a peer did not get.", "reason", DropReason
     )
     handovers: int = counter("Times that a successor took over all of this, counts included.")
+    sanitized_bytes: int = counter("Control bytes taken out of messages (--sanitize).")
     epoll_waits: int = counter("epoll_wait calls.")
     epoll_wakeups: int = counter("epoll_wait calls that returned at least one event.")
     epoll_timeouts: int = counter("epoll_wait calls that returned no event.")

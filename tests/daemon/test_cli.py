@@ -66,6 +66,8 @@ WHOLE_NUMBERS = {  # option: bounds
     "max_events": (1, 1 << 16),
 }
 
+SWITCHES = {"sanitize"}
+
 SECONDS = {"idle_timeout": (0, 86400), "grace_seconds": (0, 86400)}
 
 WRONG = [
@@ -128,7 +130,9 @@ def etltd(capsys: pytest.CaptureFixture[str]) -> Command:
 
 def test_the_tables_name_every_option() -> None:
     """An option that is added and not tested here would go unnoticed."""
-    assert {*TEXTS, *WHOLE_NUMBERS, *SECONDS} == {option.name for option in fields(Config)}
+    assert {*TEXTS, *WHOLE_NUMBERS, *SECONDS, *SWITCHES} == {
+        option.name for option in fields(Config)
+    }
 
 
 @pytest.mark.parametrize(("name", "value", "allowed"), WRONG)
@@ -229,8 +233,12 @@ def test_the_flag_of_a_file_beats_its_variable(
         ("idle_timeout = nan", '"nan" is not a number of seconds from 0 to 86400.'),
         ("host = 1", '"FILE" of --config sets host to 1, which is not a string.'),
         ("mode = ['lt']", '"FILE" of --config sets mode to an array, which is not a string.'),
-        ('unix = "a\\u0000b"', 'Invalid value for unix in "FILE": "a\0b" is not a path.'),
-        ('host = "a\\u0000b"', 'for host in "FILE": "a\0b" is not a host name or an IP address.'),
+        ('unix = "a\\u0000b"', 'Invalid value for unix in "FILE": "a\\x00b" is not a path.'),
+        (
+            'host = "a\\u0000b"',
+            'for host in "FILE": "a\\x00b" is not a host name or an IP address.',
+        ),
+        ("sanitize = 1", '"FILE" of --config sets sanitize to 1, which is not true or false.'),
         ("prot = 1", '"FILE" of --config sets "prot", which is no option. Did you mean port?'),
         ("show_config = true", '"FILE" of --config sets "show_config", which is no option.'),
         ("[etltd]\nport = 1", '"FILE" of --config sets "etltd", which is no option.'),
@@ -245,6 +253,32 @@ def test_a_wrong_file_is_refused_with_its_name(
     file.write_text(text)
 
     assert sentence.replace("FILE", str(file)) in etltd.refusal("--config", str(file))
+
+
+@pytest.mark.parametrize("switch", sorted(SWITCHES))
+def test_a_switch_is_set_by_flag_variable_or_file(
+    etltd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, switch: str
+) -> None:
+    file = tmp_path / "some.toml"
+    file.write_text(f"{switch} = true\n")
+    on = f"\n{switch} = true\n"
+
+    assert f"\n{switch} = false\n" in etltd()[1]
+    assert on in etltd(flag(switch))[1]
+    assert on in etltd("--config", str(file))[1]
+    monkeypatch.setenv(f"ETLTD_{switch.upper()}", "1")
+    assert on in etltd()[1]
+    monkeypatch.setenv(f"ETLTD_{switch.upper()}", "maybe")
+    assert f"ETLTD_{switch.upper()}" in etltd.refusal()
+
+
+def test_a_refusal_does_not_move_the_cursor(
+    etltd: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is wrong may come from a file or a variable that somebody else wrote."""
+    monkeypatch.setenv("ETLTD_MODE", "\x1b[2J\r\x9b")
+
+    assert "\\x1b[2J" in etltd.refusal()
 
 
 def test_a_file_that_cannot_be_read_is_refused_with_the_reason(

@@ -23,11 +23,12 @@ MAY_IMPORT = {
     "logs": set(),
     "version": set(),
     "outbox": {"broadcast"},
+    "sanitize": {"wire"},
     "connection": {"wire", "outbox", "stats"},
     "roster": {"connection", "ratelimit", "stats", "wire"},
     "delivery": {"broadcast", "outbox", "stats", "wire"},
     "reactor": {
-        *("connection", "listener", "broadcast", "trigger", "stats", "wire"),
+        *("connection", "listener", "broadcast", "trigger", "stats", "wire", "sanitize"),
         *("roster", "delivery"),
     },
     "handover": {"broadcast"},
@@ -52,7 +53,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
 }
 SANS_IO = {
-    *("wire", "broadcast", "handover", "outbox", "ratelimit", "stats"),
+    *("wire", "broadcast", "sanitize", "handover", "outbox", "ratelimit", "stats"),
     *("bus.envelope", "bus.sequence", "bus.buffer", "bus.backoff", "bus.stats"),
 }
 IO_MODULES = {"socket", "select", "selectors", "time", "os", "threading", "signal"}

@@ -42,7 +42,8 @@ NAMES = {
         "info",
         {"drain", "reads_per_event", "recv_bytes", "max_events", "fan_out", "max_connections"}
         | {"listener"}
-        | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"},
+        | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"}
+        | {"sanitize"},
     ),
     "start_time_seconds": ("gauge", None),
     "ready": ("gauge", None),
@@ -64,6 +65,7 @@ NAMES = {
     "messages_delivered": ("counter", None),
     "sent_bytes": ("counter", None),
     "messages_discarded": ("counter", ("reason", "too_long rate_limited truncated")),
+    "sanitized_bytes": ("counter", None),
     "messages_dropped": ("counter", ("reason", "slow_consumer evicted closed shutdown bus")),
     "epoll_waits": ("counter", None),
     "epoll_wakeups": ("counter", None),
