@@ -5,7 +5,7 @@ PURE := etltd/wire.py,etltd/broadcast.py,etltd/handover.py,etltd/outbox.py,etltd
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo compare test fmt lint type dashboards-render bench fuzz soak lock clean stack stack-load stack-down
+.PHONY: help demo compare test fmt lint type dashboards-render bench fuzz soak audit lock clean stack stack-load stack-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,6 +55,10 @@ fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (install
 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et
+
+audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI)
+	@$(PYTHON) -m pip install -q "pip-audit>=2.9,<3"
+	@$(PYTHON) -m pip_audit --disable-pip --require-hashes -r requirements.lock
 
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock

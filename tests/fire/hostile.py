@@ -1,0 +1,240 @@
+"""Attacks, and what two bystanders notice of them: ``python -m tests.fire.hostile [ATTACK...]``."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from tests.daemon.rig import RESET_ON_CLOSE
+from tests.system.rig import DaemonProcess
+from tests.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BASELINE_ROUNDS, MEASURED_ROUNDS = 400, 400
+CHUNK_BYTES = 1 << 16
+
+
+def dial_from(address: str, daemon: DaemonProcess) -> socket.socket:
+    """Connect from one of this machine's loopback addresses."""
+    return socket.create_connection(
+        ("127.0.0.1", daemon.address[1]), timeout=20, source_address=(address, 0)
+    )
+
+
+class Bystanders:
+    """Two who talk to each other and hear everything."""
+
+    def __init__(self, daemon: DaemonProcess) -> None:
+        self.daemon = daemon
+        self.crowd = daemon.crowd(2)
+        self.first, self.second = self.crowd.clients
+        self.words = 0
+
+    def talk(self, rounds: int) -> list[float]:
+        """Say something and wait until the other has heard it; return the seconds it took."""
+        taken = []
+        for _ in range(rounds):
+            self.words += 1
+            word = b"bystander %d\n" % self.words
+            del self.second.inbox[: -2 * CHUNK_BYTES]
+            del self.first.inbox[: -2 * CHUNK_BYTES]
+            began = monotonic()
+            self.first.say(word)
+            self.crowd.until(lambda: word in self.second.inbox[-2 * CHUNK_BYTES :], seconds=60)
+            taken.append(monotonic() - began)
+        return taken
+
+    def until_alone(self) -> None:
+        """Go on talking, so that who is gone is found out, until nobody else is there."""
+
+        def is_alone() -> bool:
+            self.talk(1)
+            return self.daemon.metrics()["connections"] == 2
+
+        until(is_alone)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done to the daemon, for how long, and with which limits it runs."""
+
+    deed: Callable[[DaemonProcess, threading.Event, int], None]
+    short: int
+    full: int
+    options: tuple[str, ...] = ()
+
+    @contextmanager
+    def begin(self, daemon: DaemonProcess, size: int) -> Iterator[None]:
+        """Attack while the block runs; a deed of a given size is done to its end."""
+        stop, failures = threading.Event(), []
+
+        def attack() -> None:
+            try:
+                self.deed(daemon, stop, size)
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                failures.append(error)
+
+        thread = threading.Thread(target=attack)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        assert not failures, failures
+
+
+def _reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+    sock.close()
+
+
+def _connect(daemon: DaemonProcess, rcvbuf: int = 0) -> socket.socket:
+    sock = socket.socket()
+    if rcvbuf:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
+    sock.settimeout(20)
+    sock.connect(daemon.address)
+    return sock
+
+
+def slowloris(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Many who say one byte at a time and never end a line."""
+    socks = [_connect(daemon) for _ in range(size)]
+    while not stop.wait(0.05):
+        for sock in socks:
+            sock.send(b"x")
+    for sock in socks:
+        _reset(sock)
+
+
+def never_readers(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Many who read nothing while one of them talks."""
+    socks = [_connect(daemon, rcvbuf=4096) for _ in range(size)]
+    socks[0].setblocking(False)
+    while not stop.wait(0.001):
+        try:
+            socks[0].send(b"x" * 999 + b"\n")
+        except BlockingIOError:
+            continue
+    for sock in socks:
+        _reset(sock)
+
+
+def _pour(daemon: DaemonProcess, stop: threading.Event, data: bytes, times: int) -> None:
+    sock = _connect(daemon)
+    sock.settimeout(0.5)
+    for _ in range(times):
+        left = memoryview(data)
+        while left and not stop.is_set():
+            try:
+                left = left[sock.send(left) :]
+            except TimeoutError:
+                continue
+    _reset(sock)
+
+
+def newline_flood(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Nothing but empty lines: each is a message of one byte that costs others ten."""
+    _pour(daemon, stop, b"\n" * CHUNK_BYTES, size)
+
+
+def no_newline(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Send a line that never ends, *size* times 64 KiB of it, to the end."""
+    _pour(daemon, threading.Event(), b"x" * CHUNK_BYTES, size)
+
+
+def flood(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """As many messages as one client can send."""
+    _pour(daemon, stop, (b"flood " * 10 + b"\n") * 1000, size)
+
+
+def connect_storm(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Come and go at once, *size* times, to the end."""
+    for number in range(size):
+        sock = socket.socket()
+        sock.settimeout(20)
+        sock.bind((f"127.0.0.{2 + number % 8}", 0))
+        sock.connect(daemon.address)
+        sock.close()
+
+
+def reset_storm(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Come, say half of something, and reset, *size* times, to the end."""
+    for _ in range(size):
+        sock = _connect(daemon)
+        sock.send(b"half of it")
+        _reset(sock)
+
+
+def metrics_port(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+    """Say nothing, garbage or endless headers to the scrape port, and reset."""
+    host, port = daemon.scrape_address.rsplit(":", 1)
+    openings = (b"", b"GET /metrics HTTP/1.1\r\nX: ", b"\0\xff\r\n\r\n", b"GET " + b"/" * 70000)
+    for number in range(size):
+        if stop.is_set():
+            break
+        sock = socket.create_connection((host, int(port)), timeout=20)
+        with suppress(OSError):  # it was given up for the next one
+            sock.sendall(openings[number % len(openings)])
+        _reset(sock)
+
+
+ATTACKS = {
+    "slowloris": Attack(slowloris, 50, 500),
+    "never-readers": Attack(never_readers, 20, 200, ("--high-water-bytes", "65536")),
+    "newline-flood": Attack(newline_flood, 2, 50),
+    "no-newline": Attack(no_newline, 1024, 16384),
+    "flood": Attack(flood, 10, 500),
+    "flood-limited": Attack(flood, 100, 2000, ("--rate-limit", "100")),
+    "connect-storm": Attack(connect_storm, 500, 100_000),
+    "reset-storm": Attack(reset_storm, 500, 100_000),
+    "metrics-port": Attack(metrics_port, 200, 20_000),
+}
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the value below which *share* of *values* are."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def measure(mode: str, name: str, folder: Path) -> str:
+    """Return what the bystanders' latency was without the attack and under it."""
+    attack = ATTACKS[name]
+    daemon = DaemonProcess(mode, *attack.options, log=folder / f"{mode}-{name}.log")
+    try:
+        daemon.wait_until_listening()
+        bystanders = Bystanders(daemon)
+        quiet = bystanders.talk(BASELINE_ROUNDS)
+        began = monotonic()
+        with attack.begin(daemon, attack.full):
+            under = bystanders.talk(MEASURED_ROUNDS)
+        seconds = monotonic() - began
+        before, after = quantile(quiet, 0.99), quantile(under, 0.99)
+        bystanders.until_alone()
+        return (
+            f"{name:14} {mode}  p99 {before * 1e3:8.2f} ms alone {after * 1e3:9.2f} ms under it, "
+            f"factor {after / before:7.1f}, {seconds:6.1f} s"
+        )
+    finally:
+        daemon.close()
+
+
+def main(names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names or ATTACKS:
+            for mode in ("lt", "et"):
+                print(measure(mode, name, Path(folder)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
