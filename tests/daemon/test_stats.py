@@ -1,5 +1,7 @@
 from dataclasses import fields
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,3 +39,30 @@ def test_all_syscalls_include_the_two_counted_elsewhere() -> None:
 
     assert stats.all_syscalls()["epoll_wait"] == 3
     assert stats.all_syscalls()["epoll_ctl"] == 7
+
+
+def test_what_was_counted_before_goes_on() -> None:
+    first, second = LoopStats(), LoopStats()
+    first.messages_received = 23
+    first.connections_closed["eof"] = 5
+    first.tick_seconds.observe(1000)
+    second.resume(first.saved())
+    second.messages_received += 1
+
+    assert second.messages_received == 24
+    assert second.connections_closed["eof"] == 5
+    assert second.tick_seconds.slots == first.tick_seconds.slots
+    assert first.messages_received == 23
+
+
+@pytest.mark.parametrize(
+    ("saved", "sentence"),
+    [
+        ({"second_turns": 1}, "nothing is counted as second_turns here"),
+        ({"messages_dropped": {"gone": 1}}, r"nothing is counted as messages_dropped\{gone\} here"),
+    ],
+)
+def test_a_count_that_has_no_place_is_refused(saved: dict[str, Any], sentence: str) -> None:
+    """Forgotten, it would be missing from the ledger of whoever takes over."""
+    with pytest.raises(ValueError, match=sentence):
+        LoopStats().resume(saved)
