@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,12 @@ TOGETHER = {
     "boards/test_on_prometheus.py": "scene",
     "boards/test_render.py": "scene",
 }
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C mean something to what the tests start, also where they are a background job."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def refusal() -> str | None:
