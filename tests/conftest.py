@@ -23,6 +23,7 @@ TOGETHER = {
     "load/test_parts.py": "load",
     "load/compare/test_command.py": "load",
     "load/compare/test_search.py": "load",
+    "probes": "probes",  # some look for their own program by its name
     "deploy/containers": "engine",
     "deploy/test_systemd_boot.py": "systemd",
     "boards/test_on_prometheus.py": "scene",

@@ -410,6 +410,7 @@ def test_a_bug_is_not_taken_for_a_usage_error(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_module_runs_as_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "etltd.__main__", raising=False)  # another test's import
     monkeypatch.setattr(sys, "argv", ["etltd", "--show-config"])
     monkeypatch.setattr(cli.main, "__defaults__", (["--show-config"],))  # cyclopts knows of pytest
 

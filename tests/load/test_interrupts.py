@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -46,10 +47,11 @@ class CtrlC:
     def enter(self, phase: str, _seconds: float | None) -> None:
         if phase != self.phase:
             return
-        for worker in psutil.Process().children():
-            if "loadclient.worker" in worker.cmdline():
-                worker.suspend()
-                threading.Timer(ANSWER_SECONDS, worker.resume).start()
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.ZombieProcess):  # another test's, not reaped yet
+                if "loadclient.worker" in child.cmdline():
+                    child.suspend()
+                    threading.Timer(ANSWER_SECONDS, child.resume).start()
         os.kill(os.getpid(), signal.SIGINT)
 
 

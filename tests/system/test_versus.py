@@ -41,7 +41,7 @@ def test_the_crowd_notices_a_copy_that_is_missing(fault: str, *, whole: bool) ->
     """A window that does not close over a loss would score a server that loses as a fast one."""
     rival = Rival(fault, (sys.executable, str(FAULTY), fault))
 
-    result = measure(rival, "-c4 -r100 -u0", seconds=0.5)
+    result = measure(rival, "-c7 -r100 -u0", seconds=0.5)
 
     assert (result["copies"] == result["owed"]) is whole
     assert result["whole"] is whole
