@@ -141,8 +141,12 @@ class Server:
     def disguised(self, sender: Client, frame: bytes) -> bytes:
         """Return what everybody gets in place of *frame*."""
         start = frame.index(b"] ") + 2
-        if self.fault == "swap" and sender.number in {1, 2}:
-            return b"[USER%d] %s" % (3 - sender.number, frame[start:])
+        if self.fault == "swap" and sender.number % 4 in {
+            1,
+            2,
+        }:  # of every four: a run may be repeated
+            other = sender.number + (1 if sender.number % 4 == 1 else -1)
+            return b"[USER%d] %s" % (other, frame[start:])
         if self.fault == "blank-unmarked" and frame[start : start + 1] != b"e":
             return frame[:start] + b"." * (len(frame) - start - 1) + b"\n"
         return frame
