@@ -133,6 +133,26 @@ def test_context_switches_equal_the_schedulers_own_count(
     assert counted["voluntary"] > 100
 
 
+def counted_while_it_runs(
+    observe: Callable[..., Any], build: Build, code: str, *arguments: str
+) -> GroupCounts:
+    """Start *code*, which says hello, watch it, let it go, count until it says that it is done."""
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hello\n"
+        observation = observe(Wanted(pids=(process.pid,)), build)
+        process.stdin.write(b"g")
+        assert process.stdout.readline() == b"done\n"
+        counts: GroupCounts = observation.counts()
+    return counts
+
+
 def test_counts_stay_exact_and_never_fall_while_they_are_read_in_a_loop(
     workload: Callable[..., Any], observe: Callable[..., Any]
 ) -> None:
@@ -467,19 +487,7 @@ def test_calls_that_seccomp_refuses_are_counted_as_failed(
 ) -> None:
     """The kernel tells of their return and not of their entry; a thousand of them had vanished."""
     numbers = {name: nr for nr, name in syscalls.names(os.uname().machine).items()}
-    with subprocess.Popen(
-        [sys.executable, "-c", SANDBOXED, str(numbers["getppid"])],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"hello\n"
-        observation = observe(Wanted(pids=(process.pid,)), build)
-        process.stdin.write(b"g")
-        assert process.stdout.readline() == b"done\n"
-        counts = observation.counts()
+    counts = counted_while_it_runs(observe, build, SANDBOXED, str(numbers["getppid"]))
 
     assert counts.calls["getppid"].calls == 1009
     assert counts.calls["getppid"].errors == {"EPERM": 1009}
@@ -521,17 +529,8 @@ def test_threads_that_move_between_the_cpus_at_every_turn_are_counted_exactly(
     build: Build, observe: Callable[..., Any]
 ) -> None:
     """What a CPU notes of a thread must not outlive its stay there, nor be taken for another's."""
-    with subprocess.Popen(
-        [sys.executable, "-c", FLITTING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"hello\n"
-        observation = observe(Wanted(pids=(process.pid,)), build)
-        process.stdin.write(b"g")
-        assert process.stdout.readline() == b"done\n"
-        counts = observation.counts()
-        turns = 3 * 499
+    counts = counted_while_it_runs(observe, build, FLITTING)
+    turns = 3 * 499
 
     assert counts.outcomes == dict.fromkeys(counts.outcomes, 0) | {"ready": turns, "empty": turns}
     assert counts.calls["epoll_wait"].calls == 2 * turns
