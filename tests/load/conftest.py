@@ -37,6 +37,7 @@ class FaultyServer:
     """A running server with one fault, and the process to stop or freeze it by."""
 
     port: int
+    counters: str  # their address
     process: subprocess.Popen[str]
 
 
@@ -50,7 +51,8 @@ def faulty() -> Iterator[Callable[[str], FaultyServer]]:
             [sys.executable, str(FAULTY_SERVER), fault], stdout=subprocess.PIPE, text=True
         )
         started.append(process)
-        return FaultyServer(int(process.stdout.readline()), process)
+        port, counters = (process.stdout.readline().strip() for _ in range(2))
+        return FaultyServer(int(port), f"http://127.0.0.1:{counters}/metrics", process)
 
     yield start
     for process in started:

@@ -1,8 +1,8 @@
 """A small broadcast server that can be told to misbehave; the load client must notice.
 
-Run it with the name of a fault. It prints its port, then serves until it is killed. It is slow,
-simple and independent of the daemon: what it does right is the wire of the chat, and what it does
-wrong is one thing at a time.
+Run it with the name of a fault. It prints its port and, on a second line, that of its counters,
+then serves until it is killed. It is slow, simple and independent of the daemon: what it does right
+is the wire of the chat, and what it does wrong is one thing at a time. Its counters are true.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ VICTIM = 2  # the client that suffers from the faults that hit only one
 SLOW_SECONDS = 0.005  # for each message: 200 a second
 LATE_SECONDS = 2.5  # longer than the client takes for a sign that nothing more will come
 LINGER_ABORT = struct.pack("ii", 1, 0)
+ASKING_SECONDS = 5
+COUNTERS = """HTTP/1.0 200 OK
+
+# TYPE etltd_messages_received_total counter
+etltd_messages_received_total{mode="et"} %d
+# TYPE etltd_outbox_bytes gauge
+etltd_outbox_bytes{mode="et"} %d
+"""
 
 
 class Client:
@@ -46,12 +54,18 @@ class Server:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         listener.setblocking(False)
         self.selector.register(listener, selectors.EVENT_READ)
-        sys.stdout.write(f"{listener.getsockname()[1]}\n")
+        self.counters = socket.create_server(("127.0.0.1", 0))
+        self.selector.register(self.counters, selectors.EVENT_READ)
+        for each in (listener, self.counters):
+            sys.stdout.write(f"{each.getsockname()[1]}\n")
         sys.stdout.flush()
 
     def serve(self) -> None:
         while True:
             for key, mask in self.selector.select(0.02 if self.late else None):
+                if key.fileobj is self.counters:
+                    self.count()
+                    continue
                 if key.data is None:
                     self.accept(key.fileobj)
                     continue
@@ -62,6 +76,15 @@ class Server:
             while self.late and self.late[0][0] <= monotonic():
                 _, sender, frame = self.late.pop(0)
                 self.broadcast(sender, frame)
+
+    def count(self) -> None:
+        """Answer one scrape."""
+        sock, _ = self.counters.accept()
+        with sock:
+            sock.settimeout(ASKING_SECONDS)
+            sock.recv(65536)
+            owed = sum(len(client.outbox) for client in self.clients)
+            sock.sendall((COUNTERS % (self.messages, owed)).encode())
 
     def accept(self, listener: socket.socket) -> None:
         sock, _ = listener.accept()
