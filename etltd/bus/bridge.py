@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from etltd.broadcast import Batch
 from etltd.bus.buffer import Buffer
-from etltd.bus.envelope import EnvelopeError, Identity, Parcel, unpack
+from etltd.bus.envelope import WELCOME, EnvelopeError, Identity, Parcel, unpack
 from etltd.bus.link import Link
 from etltd.bus.sequence import ALIVE_NS, Followers
 from etltd.bus.settings import Settings
@@ -46,7 +46,7 @@ class Bridge:
         self._link = Link(
             Settings(config, environment), self.me, self.stats, self._outgoing, self._incoming
         )
-        self._followers = Followers()
+        self._followers = Followers(self.me.incarnation)
         self._numbered = 0
         self._twin_ns = -ALIVE_NS
         self._has_left = False
@@ -79,8 +79,11 @@ class Bridge:
         stats.bus_outgoing_bytes = self._outgoing.held_bytes
         stats.bus_incoming_bytes = self._incoming.held_bytes
         stats.bus_peers = self._followers.alive(now_ns)
-        if not stats.bus_outgoing_bytes and not self._has_left:
-            self.relay(b"", 0)
+        welcomes = self._followers.welcomes(now_ns)
+        if (welcomes or not stats.bus_outgoing_bytes) and not self._has_left:
+            parcel = Parcel(self._numbered, 0, b"", time_ns(), welcomes=welcomes)
+            if self._outgoing.put(parcel, len(welcomes) * WELCOME.size):
+                self._link.wake()
 
     def leave(self) -> None:
         """Say what is left to say, that it was the last, and hear no more."""
@@ -120,11 +123,12 @@ class Bridge:
             return batch
         sender, parcel = envelope.sender, envelope.parcel
         if sender.incarnation == self.me.incarnation:
-            return batch  # an echo: the server has sent it on before it knew that we are we
+            stats.bus_late_messages += parcel.messages  # an echo, or somebody repeats us
+            return batch
         if sender.name == self.me.name:
             self._twin_ns = now_ns
         stats.bus_received_bytes += len(data)
-        heard = self._followers.hear(envelope, now_ns, self._link.member_ns)
+        heard = self._followers.hear(envelope, now_ns, self._link.member_ns, self._numbered)
         if not heard.is_new:
             stats.bus_late_messages += parcel.messages
             return batch

@@ -3,7 +3,8 @@
 The lines have their prefixes already and are passed on as they are. The number of the first one
 counts all that the instance has said before, so that a receiver knows how many it has missed.
 An envelope without lines is a sign of life, and tells the number of the next line to come: what was
-lost at the end of a conversation is known within a second, too.
+lost at the end of a conversation is known within a second, too. Instead of lines it may carry
+welcomes: to instances that were first heard of lately, the number from which on all is owed them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
 
 MAGIC = b"ETLB"
 VERSION = 1
-LAST = 1  # the only flag: the instance leaves, nothing follows
+LAST = 1  # a flag: the instance leaves, nothing follows
+WELCOMES = 2  # a flag: what follows the name are welcomes, and no lines
+MOST_NUMBER = 1 << 63  # no instance says so much: what claims it would shut its victim out for good
 
 # magic, version, flags, length of the name, incarnation, first, age, sent, messages
 HEAD = struct.Struct("!4sBBBxQQQQI")
 MOST_NAME_BYTES = 32
 MOST_HEAD_BYTES = HEAD.size + MOST_NAME_BYTES
+WELCOME = struct.Struct("!QQ")  # incarnation, first
+MOST_WELCOMES = 32  # in one envelope: half a kilobyte, which every server's limit lets pass
+LINE_HEAD = b"[USER"  # of every line: a stranger's is no notice of the server, nor without a sender
 
 
 class EnvelopeError(ValueError):
@@ -35,6 +41,13 @@ class Identity(NamedTuple):
     incarnation: int
 
 
+class Welcome(NamedTuple):
+    """To a newcomer: what we numbered from *first* on is owed to it."""
+
+    incarnation: int
+    first: int
+
+
 class Parcel(NamedTuple):
     """What one tick has to say to the other instances."""
 
@@ -43,6 +56,7 @@ class Parcel(NamedTuple):
     lines: bytes
     sent_ns: int  # Unix time at which the loop handed it over
     is_last: bool = False
+    welcomes: tuple[Welcome, ...] = ()  # only where there are no lines
 
 
 class Envelope(NamedTuple):
@@ -56,16 +70,18 @@ class Envelope(NamedTuple):
 def pack(sender: Identity, age_ns: int, parcel: Parcel) -> bytes:
     """Return the bytes of an envelope."""
     name = sender.name.encode()
-    flags = LAST if parcel.is_last else 0
+    flags = (LAST if parcel.is_last else 0) | (WELCOMES if parcel.welcomes else 0)
     numbers = (sender.incarnation, parcel.first, age_ns, parcel.sent_ns, parcel.messages)
-    return HEAD.pack(MAGIC, VERSION, flags, len(name), *numbers) + name + parcel.lines
+    body = b"".join(WELCOME.pack(*welcome) for welcome in parcel.welcomes) or parcel.lines
+    return HEAD.pack(MAGIC, VERSION, flags, len(name), *numbers) + name + body
 
 
 def unpack(data: bytes) -> Envelope:
     """Return what `pack` packed.
 
     Raises:
-        EnvelopeError: it is none, or its lines are not whole: passed on, they would tear others'.
+        EnvelopeError: it is none, or its lines are not whole: passed on, they would tear others';
+            or they are not what clients say: they would pass for notices of the server.
     """
     try:
         magic, version, flags, size, *numbers = HEAD.unpack_from(data)
@@ -75,11 +91,30 @@ def unpack(data: bytes) -> Envelope:
     if (magic, version) != (MAGIC, VERSION):
         raise EnvelopeError(f"it begins with {data[:5]!r}")
     incarnation, first, age_ns, sent_ns, messages = numbers
-    lines = data[HEAD.size + size :]
+    if first + messages >= MOST_NUMBER:
+        raise EnvelopeError(f"its number is {first}")
+    body = data[HEAD.size + size :]
+    welcomes = _welcomes(body) if flags & WELCOMES else ()
+    if welcomes:
+        body = b""
+    _check_lines(body, messages)
+    parcel = Parcel(first, messages, body, sent_ns, bool(flags & LAST), welcomes)
+    return Envelope(Identity(name, incarnation), age_ns, parcel)
+
+
+def _welcomes(body: bytes) -> tuple[Welcome, ...]:
+    try:
+        return tuple(Welcome(*numbers) for numbers in WELCOME.iter_unpack(body))
+    except struct.error as error:
+        raise EnvelopeError(str(error)) from None
+
+
+def _check_lines(lines: bytes, messages: int) -> None:
     if lines.count(b"\n") != messages or (lines and not lines.endswith(b"\n")):
         raise EnvelopeError(f"it announces {messages} lines and holds others")
-    parcel = Parcel(first, messages, lines, sent_ns, bool(flags & LAST))
-    return Envelope(Identity(name, incarnation), age_ns, parcel)
+    said = lines.startswith(LINE_HEAD) + lines.count(b"\n" + LINE_HEAD)
+    if said != messages:
+        raise EnvelopeError(f"{messages - said} of its lines are said by no client")
 
 
 def messages_in(data: bytes) -> int:
@@ -109,4 +144,4 @@ def parts(parcel: Parcel, most_bytes: int) -> Iterator[Parcel]:
         yield Parcel(first, messages, lines[start:end], parcel.sent_ns)
         start, first = end, first + messages
     messages = parcel.first + parcel.messages - first
-    yield Parcel(first, messages, lines[start:], parcel.sent_ns, parcel.is_last)
+    yield parcel._replace(first=first, messages=messages, lines=lines[start:])

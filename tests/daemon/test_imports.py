@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "fdstore": {"handover", "snapshot", "succession"},
     "bus.__init__": set(),
     "bus.envelope": set(),
-    "bus.sequence": set(),
+    "bus.sequence": {"bus.envelope"},
     "bus.buffer": set(),
     "bus.backoff": set(),
     "bus.settings": set(),

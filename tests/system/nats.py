@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from tests.waiting import PATIENCE_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
 PROGRAM = shutil.which("nats-server") or shutil.which("nats-server", path=".venv/bin")
 needs_nats = pytest.mark.skipif(PROGRAM is None, reason="needs nats-server (package nats-server)")
@@ -75,3 +77,45 @@ class NatsServer:
             sock.sendall(head + payload + b"\r\nPING\r\n")
             while not answers.readline().startswith(b"PONG"):
                 pass
+
+
+class LossyWay:
+    """A way to a server on which what others say is lost, silently, while `loses`.
+
+    NATS over TCP loses nothing by itself within a connection; a server that gives up on a slow
+    listener does, and so does a library whose buffer is full.
+    """
+
+    def __init__(self, server: NatsServer) -> None:
+        self.loses = True
+        self.lost_bytes = 0
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        near, _ = self._listener.accept()  # one instance, one connection
+        with near, socket.create_connection(("127.0.0.1", self._server.port)) as far:
+            back = threading.Thread(target=self._carry_back, args=(far.makefile("rb"), near))
+            back.start()
+            while data := near.recv(1 << 16):
+                far.sendall(data)
+            far.shutdown(socket.SHUT_WR)
+            back.join()
+
+    def _carry_back(self, answers: BinaryIO, near: socket.socket) -> None:
+        for line in answers:
+            is_said, payload = line.startswith(b"MSG "), b""
+            if is_said:
+                payload = answers.read(int(line.rsplit(maxsplit=1)[1]) + 2)
+            if is_said and self.loses:
+                self.lost_bytes += len(payload)
+            else:
+                near.sendall(line + payload)
+
+    def close(self) -> None:
+        self._listener.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import signal
@@ -13,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import nkeys
 import pytest
 
-from etltd.bus.envelope import Identity, Parcel, pack
+from etltd.bus.envelope import Identity, Parcel, Welcome, pack
 from tests.certificates import make_certificates
-from tests.system.nats import NatsServer, needs_nats
+from tests.system.nats import LossyWay, NatsServer, needs_nats
 from tests.system.rig import Crowd, DaemonProcess, assert_ledger
 from tests.system.test_options import etltd
 from tests.waiting import until
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     Start = Callable[..., DaemonProcess]
+    Serve = Callable[..., NatsServer]
 
 pytestmark = needs_nats
 
@@ -32,10 +34,21 @@ MODES = ("lt", "et")
 
 
 @pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
-    server = NatsServer(tmp_path)
-    yield server
-    server.kill()
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    """Start a NATS server with a configuration of its own."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(configuration: str = "") -> NatsServer:
+            server = NatsServer(tmp_path, configuration)
+            stack.callback(server.kill)
+            return server
+
+        yield serve
+
+
+@pytest.fixture
+def nats(serve: Serve) -> NatsServer:
+    return serve()
 
 
 def joined(
@@ -148,44 +161,114 @@ def test_what_had_no_room_is_announced_to_every_client_and_counted_once(
 
 
 def test_a_batch_over_the_servers_limit_goes_in_parts_and_what_never_fits_is_announced(
-    daemon: Start, tmp_path: Path
+    daemon: Start, serve: Serve
 ) -> None:
     """The server would end the connection, again and again."""
-    server = NatsServer(tmp_path, "max_payload: 2048\n")
-    try:
-        a, b = joined(daemon, server)
-        crowd = Crowd([*a.crowd(1).clients, *b.crowd(1).clients])
-        talker, listener = crowd.clients
-        lines = [b"%d " % number + b"x" * 500 + b"\n" for number in range(40)]
-        lines[20:20] = [b"y" * 4000 + b"\n"]
-        talker.say(b"".join(lines))
+    a, b = joined(daemon, serve("max_payload: 2048\n"))
+    crowd = Crowd([*a.crowd(1).clients, *b.crowd(1).clients])
+    talker, listener = crowd.clients
+    lines = [b"%d " % number + b"x" * 500 + b"\n" for number in range(40)]
+    lines[20:20] = [b"y" * 4000 + b"\n"]
+    talker.say(b"".join(lines))
 
-        crowd.until(lambda: len(listener.lines()) + listener.missed() == 41)
+    crowd.until(lambda: len(listener.lines()) + listener.missed() == 41)
 
-        assert listener.missed() == 1
-        del lines[20]
-        assert listener.lines() == [b"[USER1@a] " + line for line in lines]
-        assert a.metrics()["bus_dropped_messages_total too_large"] == 1
-        assert a.metrics()["bus_reconnects_total"] == 0
-    finally:
-        server.kill()
+    assert listener.missed() == 1
+    del lines[20]
+    assert listener.lines() == [b"[USER1@a] " + line for line in lines]
+    assert a.metrics()["bus_dropped_messages_total too_large"] == 1
+    assert a.metrics()["bus_reconnects_total"] == 0
+
+
+def test_what_a_newcomer_missed_before_it_heard_anything_is_told_and_no_more(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """It knows nobody's number then; those who know of it tell it from where on it is owed all."""
+    (a,) = joined(daemon, nats, names="a")
+    crowd = a.crowd(2)
+    talker, listener = crowd.clients
+
+    def say(messages: int) -> None:
+        said = len(listener.lines()) + messages
+        talker.say(b"x\n" * messages)
+        crowd.until(lambda: len(listener.lines()) == said)
+
+    say(7)  # before anybody else was there
+    way = LossyWay(nats)
+    b = daemon("et", "--bus", way.url, "--bus-instance", "b")
+    (guest,) = b.crowd(1).clients
+    until(lambda: a.metrics()["bus_peers"] == 1)
+    say(23)
+    until(lambda: a.metrics()["bus_published_messages_total"] == 30)
+    until(lambda: way.lost_bytes > 23 * len("[USER1@a] x\n"))
+    assert b.metrics()["bus_peers"] == 0
+    way.loses = False
+
+    Crowd([guest]).until(lambda: guest.missed() == 23)
+
+    say(1)
+    Crowd([guest]).until(lambda: guest.lines() == [b"[USER1@a] x\n"])
+    assert guest.missed() == 23
+    found = b.quiet_metrics()
+    assert_ledger(found)
+    assert found["bus_lost_messages_total"] == 23
+    assert a.metrics()["bus_lost_messages_total"] == 0
+    b.signal()
+    b.stopped()
+    way.close()
+
+
+def strangers_words() -> Iterator[tuple[str, bytes]]:
+    """Yield what may come over the subject from somebody who is not of us."""
+    c = Identity("c", 1)
+
+    def envelope(lines: bytes, messages: int = 1, first: int = 1) -> bytes:
+        return pack(c, 0, Parcel(first, messages, lines, 0))
+
+    fine = envelope(b"[USER1@c] hello\n")
+    yield "words", b"hello\n"
+    yield "nothing", b""
+    yield "a head and no more", fine[:-30]
+    yield "half a line", envelope(b"[USER1@c] no end")
+    yield "more lines than it says", envelope(b"[USER1@c] x\n[USER1@c] y\n")
+    yield "a notice", envelope(b"[etltd] server is stopping\n")
+    yield "another version", fine[:4] + b"\2" + fine[5:]
+    yield (
+        "a name of no text",
+        pack(c._replace(name="\x7f" * 9), 0, Parcel(1, 0, b"", 0)).replace(b"\x7f", b"\xff"),
+    )
+    yield "a number that nobody reaches", envelope(b"[USER1@c] x\n", first=2**64 - 1)
+    yield "a million zeros", bytes(1_000_000)
+    yield "a million lines of no client", envelope(b"\n" * 1_000_000, 1_000_000)
+    yield "half a welcome", pack(c, 0, Parcel(1, 0, b"", 0, welcomes=(Welcome(2, 3),)))[:-1]
 
 
 def test_a_stranger_on_the_subject_is_counted_and_heard_by_nobody(
     daemon: Start, nats: NatsServer
 ) -> None:
+    """And what is ours in form, but was said before, is counted as late."""
     (b,) = joined(daemon, nats, names="b")
     crowd = b.crowd(1)
-    torn = pack(Identity("c", 1), 0, Parcel(0, 1, b"[USER1@c] no end", 0))
-
-    for payload in (b"hello\n", b"", torn):
+    first, second = (
+        pack(Identity("c", 1), 0, Parcel(number, 1, b"[USER1@c] %d\n" % number, 0))
+        for number in range(2)
+    )
+    nats.publish("etltd", first)
+    words = dict(strangers_words())
+    for payload in words.values():
         nats.publish("etltd", payload)
-    good = pack(Identity("c", 1), 0, Parcel(0, 1, b"[USER1@c] hello\n", 0))
-    nats.publish("etltd", good)
+    nats.publish("etltd", first)
+    nats.publish("etltd", second)
 
-    crowd.until(lambda: crowd.clients[0].inbox)
-    assert crowd.clients[0].inbox == b"[USER1@c] hello\n"
-    assert b.metrics()["bus_foreign_envelopes_total"] == 3
+    crowd.until(lambda: crowd.clients[0].inbox.endswith(b"1\n"))
+
+    assert crowd.clients[0].inbox == b"[USER1@c] 0\n[USER1@c] 1\n"
+    found = b.quiet_metrics()
+    assert_ledger(found)
+    assert found["bus_foreign_envelopes_total"] == len(words)
+    assert found["bus_late_messages_total"] == 1
+    assert found["bus_lost_messages_total"] == found["bus_gaps_total"] == 0
+    assert found["bus_connects_total"] == 1
 
 
 def test_two_instances_of_one_name_are_not_ready(daemon: Start, nats: NatsServer) -> None:
@@ -226,14 +309,21 @@ def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> Non
     crowd.until(lambda: crowd.clients[1].lines() == [b"[USER1@a] still here\n"])
 
 
+def is_let_in(one: DaemonProcess, *, known: bool) -> None:
+    """Return when *one* is ready, or, unless it is *known*, when it says that it was refused."""
+    if known:
+        until(lambda: one.get("/readyz")[0] == 200)
+    else:
+        until(lambda: "uthorization" in one.get("/readyz")[1])
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
 def test_a_password_and_a_certificate_let_an_instance_in(
-    daemon: Start, tmp_path: Path, *, known: bool
+    daemon: Start, serve: Serve, tmp_path: Path, *, known: bool
 ) -> None:
     """And nothing of them is on its command line."""
     made = make_certificates(tmp_path)
-    server = NatsServer(
-        tmp_path,
+    server = serve(
         "authorization { user: anna, password: geheim }\n"
         f'tls {{ cert_file: "{made.server.cert}", key_file: "{made.server.key}"\n'
         f'ca_file: "{made.ca}", verify: true }}\n',
@@ -241,31 +331,19 @@ def test_a_password_and_a_certificate_let_an_instance_in(
     options = [f"--bus-tls-ca={made.ca}", f"--bus-tls-cert={made.client.cert}"]
     options += [f"--bus-tls-key={made.client.key}", "--bus-user=anna"]
     variables = {"ETLTD_BUS_PASSWORD": "geheim" if known else "falsch"}
-    try:
-        one = daemon("lt", "--bus", server.url, *options, variables=variables)
-        if known:
-            until(lambda: one.get("/readyz")[0] == 200)
-        else:
-            until(lambda: "uthorization" in one.get("/readyz")[1])
-    finally:
-        server.kill()
+    is_let_in(daemon("lt", "--bus", server.url, *options, variables=variables), known=known)
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
-def test_an_nkey_lets_an_instance_in(daemon: Start, tmp_path: Path, *, known: bool) -> None:
+def test_an_nkey_lets_an_instance_in(
+    daemon: Start, serve: Serve, tmp_path: Path, *, known: bool
+) -> None:
     seeds = [nkeys.encode_seed(bytes([n]) * 32, nkeys.PREFIX_BYTE_USER) for n in (1, 2)]
     public = nkeys.from_seed(bytearray(seeds[0])).public_key.decode()
-    server = NatsServer(tmp_path, f"authorization {{ users: [ {{ nkey: {public} }} ] }}\n")
+    server = serve(f"authorization {{ users: [ {{ nkey: {public} }} ] }}\n")
     file = tmp_path / "seed"
     file.write_bytes(seeds[0] if known else seeds[1])
-    try:
-        one = daemon("lt", "--bus", server.url, "--bus-nkey", str(file))
-        if known:
-            until(lambda: one.get("/readyz")[0] == 200)
-        else:
-            until(lambda: "uthorization" in one.get("/readyz")[1])
-    finally:
-        server.kill()
+    is_let_in(daemon("lt", "--bus", server.url, "--bus-nkey", str(file)), known=known)
 
 
 def key(letter: str, number: int) -> Any:
@@ -299,12 +377,11 @@ UNLIMITED = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "con
 
 @pytest.mark.parametrize("known", [True, False], ids=["let in", "turned away"])
 def test_a_credentials_file_lets_an_instance_in(
-    daemon: Start, tmp_path: Path, *, known: bool
+    daemon: Start, serve: Serve, tmp_path: Path, *, known: bool
 ) -> None:
     operator, account, user = key("O", 1), key("A", 2), key("U", 3)
     by_operator = signed(operator, account, type="account", limits={**UNLIMITED, "wildcards": True})
-    server = NatsServer(
-        tmp_path,
+    server = serve(
         f"operator: {signed(operator, operator, type='operator')}\nresolver: MEMORY\n"
         f"resolver_preload: {{ {account.public_key.decode()}: {by_operator} }}\n",
     )
@@ -315,14 +392,7 @@ def test_a_credentials_file_lets_an_instance_in(
         f"-----BEGIN NATS USER JWT-----\n{by_account}\n------END NATS USER JWT------\n\n"
         f"-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
     )
-    try:
-        one = daemon("lt", "--bus", server.url, "--bus-credentials", str(file))
-        if known:
-            until(lambda: one.get("/readyz")[0] == 200)
-        else:
-            until(lambda: "uthorization" in one.get("/readyz")[1])
-    finally:
-        server.kill()
+    is_let_in(daemon("lt", "--bus", server.url, "--bus-credentials", str(file)), known=known)
 
 
 def test_without_the_library_a_bus_costs_one_sentence(tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from etltd.bus.envelope import (
     HEAD,
     MOST_HEAD_BYTES,
+    MOST_NUMBER,
     EnvelopeError,
     Identity,
     Parcel,
+    Welcome,
     messages_in,
     pack,
     parts,
@@ -20,15 +22,16 @@ from etltd.bus.envelope import (
 
 ME = Identity("north-1", 7)
 WHOLE = st.integers(0, 2**64 - 1)
+NUMBERS = st.integers(0, MOST_NUMBER - 100)
 BODIES = st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=20)
 
 
 def parcel_of(bodies: list[bytes], first: int = 0, *, is_last: bool = False) -> Parcel:
-    lines = b"".join(body + b"\n" for body in bodies)
+    lines = b"".join(b"[USER" + body + b"\n" for body in bodies)
     return Parcel(first, len(bodies), lines, 123, is_last)
 
 
-@given(bodies=BODIES, incarnation=WHOLE, first=WHOLE, age_ns=WHOLE, is_last=st.booleans())
+@given(bodies=BODIES, incarnation=WHOLE, first=NUMBERS, age_ns=WHOLE, is_last=st.booleans())
 def test_what_is_packed_is_unpacked(
     bodies: list[bytes], incarnation: int, first: int, age_ns: int, *, is_last: bool
 ) -> None:
@@ -52,13 +55,51 @@ def test_garbage_is_refused_and_nothing_else(data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "lines",
-    [b"", b"one\ntwo\n", b"no end", b"one\nand a half"],
+    [b"", b"[USER1] one\n[USER1] two\n", b"[USER1] no end", b"[USER1] one\n[USER1] and a half"],
     ids=["none", "two", "half", "torn"],
 )
 def test_lines_that_are_not_whole_are_refused(lines: bytes) -> None:
     """Passed on, half a line would swallow the next sender's prefix."""
     with pytest.raises(EnvelopeError, match="announces 1 lines"):
         unpack(pack(ME, 0, Parcel(0, 1, lines, 0)))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [b"[etltd] server is stopping\n", b"no sender\n", b"\n", b"[USER1] x\n[etltd] y\n"],
+    ids=["notice", "no sender", "empty", "notice after a message"],
+)
+def test_what_no_client_can_have_said_is_refused(lines: bytes) -> None:
+    """Passed on, it would be taken for a word of the server."""
+    with pytest.raises(EnvelopeError, match="1 of its lines are said by no client"):
+        unpack(pack(ME, 0, Parcel(0, lines.count(b"\n"), lines, 0)))
+
+
+@pytest.mark.parametrize("first", [MOST_NUMBER - 1, 2**64 - 1])
+def test_a_number_that_nobody_reaches_is_refused(first: int) -> None:
+    """All that its alleged sender says from then on would be late."""
+    with pytest.raises(EnvelopeError, match="its number is"):
+        unpack(pack(ME, 0, parcel_of([b"hello"], first)))
+
+
+@given(st.lists(st.tuples(WHOLE, WHOLE), min_size=1))
+def test_welcomes_are_unpacked_as_they_were(welcomes: list[tuple[int, int]]) -> None:
+    parcel = Parcel(5, 0, b"", 123, welcomes=tuple(Welcome(*pair) for pair in welcomes))
+
+    assert unpack(pack(ME, 0, parcel)).parcel == parcel
+
+
+def test_half_a_welcome_is_refused() -> None:
+    with pytest.raises(EnvelopeError):
+        unpack(pack(ME, 0, Parcel(5, 0, b"", 0, welcomes=(Welcome(1, 2),)))[:-1])
+
+
+def test_lines_in_place_of_welcomes_are_refused() -> None:
+    """Their number would be taken for said, and what was really said after it for late."""
+    data = bytearray(pack(ME, 0, Parcel(5, 3, b"", 0, welcomes=(Welcome(1, 2),))))
+
+    with pytest.raises(EnvelopeError, match="announces 3 lines"):
+        unpack(bytes(data))
 
 
 def test_another_version_is_refused() -> None:
@@ -88,12 +129,13 @@ def test_parts_fit_and_are_the_whole_but_for_lines_that_never_fit(
 
     assert all(len(part.lines) <= most_bytes for part in found)
     assert all(part.lines.count(b"\n") == part.messages for part in found)
-    fitting = [body + b"\n" for body in bodies if len(body) < most_bytes]
+    said = [b"[USER" + body + b"\n" for body in bodies]
+    fitting = [line for line in said if len(line) <= most_bytes]
     assert b"".join(part.lines for part in found) == b"".join(fitting)
     numbers = [
-        (part.first + index, line)
+        (number, line + b"\n")
         for part in found
-        for index, line in enumerate(part.lines.split(b"\n")[:-1])
+        for number, line in enumerate(part.lines.split(b"\n")[:-1], part.first)
     ]
-    assert all(bodies[number - 100] == line for number, line in numbers)
+    assert all(said[number - 100] == line for number, line in numbers)
     assert [part.is_last for part in found] == [False] * (len(found) - 1) + [is_last]

@@ -64,9 +64,9 @@ def test_what_the_loop_does_not_take_is_bounded_and_counted(nats: NatsServer) ->
     until(lambda: talker.stats.bus_connected and hung.stats.bus_connected)
 
     for number in range(100):
-        talker.say(number, b"x" * 99 + b"\n")
+        talker.say(number, b"[USER1] " + b"x" * 91 + b"\n")
     until(lambda: hung.stats.bus_dropped_messages["incoming_full"] >= 80)
-    talker.say(100, b"that was all\n")
+    talker.say(100, b"[USER1] that was all\n")
     until(lambda: talker.stats.bus_published_messages == 101)
     talker.close()
     hung.close()
