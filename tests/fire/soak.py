@@ -1,4 +1,6 @@
-"""A long run of mixed load with churn: ``python -m tests.fire.soak MODE MINUTES``.
+"""A long run of mixed load with churn: ``python -m tests.fire.soak MODE MINUTES [PACE [CSV]]``.
+
+PACE is the time between one's talk and another's, in seconds; CSV a file for what was seen.
 
 Some stay and hear everything; others come, talk, and leave in every way there is; some read too
 little and miss messages. Once a second the daemon is asked for its figures. At the end what each of
@@ -8,6 +10,7 @@ those who stayed heard, or was told that it missed, is exactly what was said.
 from __future__ import annotations
 
 import random
+import re
 import socket
 import sys
 import tempfile
@@ -29,9 +32,16 @@ STAYING, SLEEPY, VISITING = 8, 4, 12
 OPTIONS = ("--high-water-bytes", "32768", "--sndbuf", "8192", "--max-line-bytes", "1024")
 NEVER_BACKWARDS = ("_total", "_bucket", "_count", "_sum")
 MOVE_SECONDS = 0.02  # between one's talk and another's: a load, not a flood
+SMAPS = re.compile(r"^(Anonymous): +(\d+) kB", re.MULTILINE)
 BLOCKS = 30  # means of the resident memory over time: neighbours in time are alike, means less so
 GROWTH_BYTES = 16 << 20  # the interpreter's own ups and downs
 SLOPE_BYTES_PER_HOUR = 8 << 20
+
+
+def anonymous_bytes(pid: int) -> int:
+    """Return what a process holds of its own: heap and arenas, without pages of files."""
+    kinds = dict(SMAPS.findall(Path(f"/proc/{pid}/smaps_rollup").read_text()))
+    return int(kinds["Anonymous"]) << 10
 
 
 class Resident(Client):
@@ -60,10 +70,11 @@ class Figures:
 
     seconds: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
+    anonymous: list[float] = field(default_factory=list)
     spare_descriptors: list[float] = field(default_factory=list)  # beside the peers'
     last: dict[str, float] = field(default_factory=dict)
 
-    def note(self, at: float, found: dict[str, float]) -> None:
+    def note(self, at: float, found: dict[str, float], anonymous: int) -> None:
         """Keep what matters of *found*; no counter may have gone back."""
         for name, value in self.last.items():
             if name.split(" ")[0].endswith(NEVER_BACKWARDS):
@@ -71,28 +82,48 @@ class Figures:
         self.last = found
         self.seconds.append(at)
         self.memory.append(found["resident_memory_bytes"])
+        self.anonymous.append(anonymous)
         self.spare_descriptors.append(found["open_fds"] - found["connections"])
 
-    def slope(self) -> tuple[float, float]:
-        """Return the growth of memory in bytes per hour and the half width of its 95 % interval.
+    def slope(self, values: list[float], left_out: float = 0.2) -> tuple[float, float]:
+        """Return the growth of *values* per hour and the half width of its 95 % interval.
 
-        The first fifth is left out: buffers and caches of the interpreter fill then.
+        What is left out at first (a share of the time) is when buffers and caches of the
+        interpreter fill.
         """
-        first = len(self.seconds) // 5
+        first = int(len(self.seconds) * left_out)
         size = max(1, (len(self.seconds) - first) // BLOCKS)
         starts = range(first, len(self.seconds) - size + 1, size)
         x = [sum(self.seconds[i : i + size]) / size for i in starts]
-        y = [sum(self.memory[i : i + size]) / size for i in starts]
+        y = [sum(values[i : i + size]) / size for i in starts]
         fit = stats.linregress(x, y)
         half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
         return fit.slope * 3600, half * 3600
+
+    def told_slope(self, values: list[float], left_out: float) -> str:
+        """Return `slope` in words."""
+        slope, half = self.slope(values, left_out)
+        return (
+            f"{slope / 1e6:+.2f} MB an hour "
+            f"(95 %: {(slope - half) / 1e6:+.2f} to {(slope + half) / 1e6:+.2f})"
+        )
+
+    def save(self, path: Path) -> None:
+        """Write one line per look."""
+        with path.open("w") as out:
+            out.write("seconds,resident_bytes,anonymous_bytes,spare_descriptors\n")
+            for row in zip(
+                self.seconds, self.memory, self.anonymous, self.spare_descriptors, strict=True
+            ):
+                out.write(",".join(f"{value:.0f}" for value in row) + "\n")
 
 
 class Soak:
     """One daemon and its crowd."""
 
-    def __init__(self, daemon: DaemonProcess, seed: int) -> None:
+    def __init__(self, daemon: DaemonProcess, seed: int, pace: float = MOVE_SECONDS) -> None:
         self.daemon = daemon
+        self.pace = pace
         self.random = random.Random(seed)  # noqa: S311 - a script, not a secret
         self.staying = [Resident(daemon.address) for _ in range(STAYING)]
         self.sleepy = [Resident(daemon.address, rcvbuf=4096) for _ in range(SLEEPY)]
@@ -106,7 +137,7 @@ class Soak:
         began, due, move_due = monotonic(), 0.0, 0.0
         while (at := monotonic() - began) < seconds:
             if at >= move_due:
-                move_due = at + MOVE_SECONDS
+                move_due = at + self.pace
                 self._talk()
                 self._come_and_go()
                 for sleeper in self.sleepy:
@@ -114,7 +145,10 @@ class Soak:
             Crowd([*self.residents, *self.visitors]).step(milliseconds=5)
             if at >= due:
                 due = at + min(1.0, seconds / 20)
-                self.figures.note(at, self.daemon.metrics())
+                self._look(at)
+
+    def _look(self, at: float) -> None:
+        self.figures.note(at, self.daemon.metrics(), anonymous_bytes(self.daemon.pid))
 
     def _talk(self) -> None:
         for speaker in self.random.sample(self.residents, 3):
@@ -161,7 +195,7 @@ class Soak:
         self.staying[0].say_lines(b"good night\n")  # those that only finished are found out by it
         crowd.until(self._is_quiet, 120)
         found = self.daemon.quiet_metrics()
-        self.figures.note(self.figures.seconds[-1] + 1, found)
+        self.figures.note(self.figures.seconds[-1] + 1, found, anonymous_bytes(self.daemon.pid))
         return found
 
     def _is_quiet(self) -> bool:
@@ -189,15 +223,15 @@ class Soak:
         assert max(self.figures.spare_descriptors) - min(self.figures.spare_descriptors) <= 24
         assert self.figures.spare_descriptors[-1] <= self.figures.spare_descriptors[0]
         grown = self.figures.memory[-1] - self.figures.memory[len(self.figures.memory) // 5]
-        slope, half = self.figures.slope()
+        slope, half = self.figures.slope(self.figures.memory)
         assert grown < GROWTH_BYTES or slope - half < SLOPE_BYTES_PER_HOUR
 
     def told(self, found: Mapping[str, float]) -> str:
         """Return what was seen, in a few lines."""
-        slope, half = self.figures.slope()
+        figures = self.figures
         missed = sum(one.told for one in self.residents)
-        seconds, memory = self.figures.seconds[-1], self.figures.memory
-        spare = self.figures.spare_descriptors
+        seconds, memory, own = figures.seconds[-1], figures.memory, figures.anonymous
+        spare = figures.spare_descriptors
         return (
             f"{seconds:.0f} s, {self.visits:,} visits, "
             f"{found['messages_received_total']:,.0f} messages accepted, "
@@ -206,8 +240,10 @@ class Soak:
             f"{len(self.residents)} residents heard {sum(one.heard for one in self.residents):,} "
             f"and were told of {missed:,} missed: exact\n"
             f"memory {memory[0] / 1e6:.2f} MB at first, {memory[-1] / 1e6:.2f} MB at last, "
-            f"slope {slope / 1e6:+.2f} MB an hour "
-            f"(95 %: {(slope - half) / 1e6:+.2f} to {(slope + half) / 1e6:+.2f}); "
+            f"slope {figures.told_slope(memory, 0.2)}, "
+            f"of the second half {figures.told_slope(memory, 0.5)}; "
+            f"anonymous {own[0] / 1e6:.2f} and {own[-1] / 1e6:.2f} MB, "
+            f"second half {figures.told_slope(own, 0.5)}; "
             f"descriptors beside the peers' {min(spare):.0f} to {max(spare):.0f}, "
             f"at last {spare[-1]:.0f}"
         )
@@ -217,13 +253,21 @@ class Soak:
             one.sock.close()
 
 
-def soak(mode: str, seconds: float, folder: Path) -> str:
+def soak(
+    mode: str,
+    seconds: float,
+    folder: Path,
+    pace: float = MOVE_SECONDS,
+    csv: Path | None = None,
+) -> str:
     """Run it; return what was seen."""
     daemon = DaemonProcess(mode, *OPTIONS, log=folder / f"soak-{mode}.log")
     try:
         daemon.wait_until_listening()
-        running = Soak(daemon, seed=6)
+        running = Soak(daemon, seed=6, pace=pace)
         running.run(seconds)
+        if csv is not None:
+            running.figures.save(csv)
         found = running.settle()
         running.check(found)
         running.close()
@@ -233,9 +277,11 @@ def soak(mode: str, seconds: float, folder: Path) -> str:
 
 
 def main() -> None:
-    mode, minutes = sys.argv[1], float(sys.argv[2])
+    mode, minutes, *more = sys.argv[1:]
+    pace = float(more[0]) if more else MOVE_SECONDS
+    csv = Path(more[1]) if more[1:] else None
     with tempfile.TemporaryDirectory() as folder:
-        print(f"{mode}: {soak(mode, minutes * 60, Path(folder))}", flush=True)
+        print(f"{mode}: {soak(mode, float(minutes) * 60, Path(folder), pace, csv)}", flush=True)
 
 
 if __name__ == "__main__":
