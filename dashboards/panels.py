@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 ET_COLOR, LT_COLOR = "#1F83E0", "#E0662B"
 GOOD, BAD, UNKNOWN = "#1A9960", "#E02F44", "#8E8E8E"
 # Of kinds, where a mode has more than two: neither mode's colour.
-KINDS = ("#A352CC", "#1A9960", "#E02F44", "#1295A8", "#A87900", "#D63F97", UNKNOWN)
+KINDS = ("#A352CC", "#1A9960", "#E02F44", "#1295A8", "#A87900", "#D63F97", UNKNOWN, "#8D6E63")
 SYSTEM_CALLS = ("epoll_wait", "recvfrom", "sendmsg", "sendto", "epoll_ctl", "accept4", "close")
 RIGHT_OF_IT = common.LegendPlacement.RIGHT  # for wide panels with many lines
 PLAIN = "text"  # the theme's own

@@ -176,6 +176,10 @@ class Config:
     idle_timeout: Annotated[Seconds, LIMITS] = 0.0
     """Seconds after which a peer that has said nothing is disconnected; 0: never."""
 
+    peer_timeout: Annotated[Seconds, LIMITS] = 90.0
+    """Seconds after which a TCP peer that no longer answers the kernel is disconnected; 0: when the
+    kernel gives up, in a quarter of an hour or never."""
+
     sanitize: Annotated[bool, LIMITS, Parameter(negative=())] = False
     """Take control characters out of messages (tab stays), for clients that are terminals."""
 

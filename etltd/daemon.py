@@ -117,6 +117,7 @@ class Daemon:
             self.reactor.serve(self._wakeup.fd, self._heed_signals)
             for listener in self._chat_listeners():
                 listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
+                listener.ask_after(self.config.peer_timeout)
                 self.reactor.listen(listener)
                 self._chat.append(listener)
             self._join_bus()
@@ -310,6 +311,7 @@ class Daemon:
             "pauses_of_accepting": stats.connections_rejected[RejectReason.NO_DESCRIPTORS],
             "evicted_slow_consumers": stats.connections_closed[CloseReason.SLOW_CONSUMER],
             "closed_as_idle": stats.connections_closed[CloseReason.IDLE],
+            "gone_without_a_word": stats.connections_closed[CloseReason.TIMEOUT],
             "failed_sockets": stats.connections_closed[CloseReason.ERROR],
         }
 

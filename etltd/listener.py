@@ -19,10 +19,8 @@ if TYPE_CHECKING:
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # A peer that closed while nobody talks looks like one that only stopped talking. Its kernel forgets
-# the connection after a minute and answers the next keepalive probe with a reset: so the server
-# learns of it within about two minutes instead of never.
-KEEPALIVE_IDLE_SECONDS = 30
-KEEPALIVE_INTERVAL_SECONDS = 15
+# the connection after a minute and answers the next keepalive probe with a reset; one that vanished
+# answers nothing. The probes begin after a third of the timeout.
 KEEPALIVE_PROBES = 4
 
 
@@ -38,10 +36,6 @@ class Listener:
         if sock.family != socket.AF_UNIX:
             # Linux hands these down to accepted sockets: no system call per connection.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_SECONDS)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_SECONDS)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
     @property
     def address(self) -> str:
@@ -63,6 +57,18 @@ class Listener:
         for option, size in ((socket.SO_SNDBUF, send_bytes), (socket.SO_RCVBUF, receive_bytes)):
             if size:
                 self.sock.setsockopt(socket.SOL_SOCKET, option, size)
+
+    def ask_after(self, timeout_seconds: float) -> None:
+        """Have the kernel ask peers to come whether they are there; 0: never."""
+        if self.sock.family == socket.AF_UNIX:
+            return
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, timeout_seconds > 0)
+        if timeout_seconds:
+            idle = max(1, round(timeout_seconds / 3))  # tcp(7): whole seconds
+            interval = max(1, round(timeout_seconds * 2 / 3 / KEEPALIVE_PROBES))
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
     def accept(self) -> tuple[socket.socket, str] | None:
         """Return the next peer's non-blocking socket and its IP address ("" for Unix), or None.

@@ -53,7 +53,7 @@ ACCEPT_PAUSE_SECONDS = 0.25  # how long to leave the backlog alone when descript
 CONTROLS = ("drain", "recv_bytes", "max_events", "fan_out", "listener")
 LIMITS = (
     *("max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"),
-    "sanitize",
+    *("peer_timeout", "sanitize"),
 )
 
 

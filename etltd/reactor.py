@@ -26,6 +26,7 @@ from etltd import wire
 from etltd.broadcast import Batch
 from etltd.delivery import Delivery
 from etltd.listener import OUT_OF_DESCRIPTORS
+from etltd.liveness import Sweep
 from etltd.roster import Roster
 from etltd.sanitize import Sanitizer
 from etltd.stats import CloseReason, DiscardReason, LoopStats, RejectReason
@@ -60,6 +61,7 @@ class Reactor:
         self.reads_per_event = config.reads_per_event or self.trigger.reads_per_event
         self._prefixed = Sanitizer(self.stats).prefixed if config.sanitize else wire.prefixed
         self._stop_on_short_read = config.drain == "short-read"
+        self._sweep = Sweep(config.peer_timeout) if config.peer_timeout else None
         self._epoll = select.epoll()
         self._buffer = memoryview(bytearray(config.recv_bytes))
         self._listeners: dict[int, Listener] = {}
@@ -372,17 +374,13 @@ class Reactor:
     # -- chores: what time brings, about once a second -------------------------------------------
 
     def do_chores(self, now_ns: int) -> None:
-        """Resume paused listeners, close idle peers, tell limited ones what was refused."""
+        """Resume paused listeners, close who is gone, tell limited peers what was refused."""
         for fd, until_ns in list(self._paused.items()):
             if now_ns >= until_ns:
                 self._resume(fd, now_ns)
         if self.stats.outbox_connections:
             self.delivery.offer_again()
-        if self.config.idle_timeout:
-            oldest_ns = now_ns - round(self.config.idle_timeout * 1e9)
-            for conn in self.connections.values():
-                if conn.heard_ns < oldest_ns:
-                    self.roster.condemn(conn, CloseReason.IDLE)
+        self._let_go(now_ns)
         if self.config.rate_limit:
             for conn in self.connections.values():
                 bucket = conn.bucket
@@ -390,3 +388,14 @@ class Reactor:
                     self.delivery.notify(conn, wire.rate_limited(bucket.confess()))
         self._synchronise()
         self.roster.reap()
+
+    def _let_go(self, now_ns: int) -> None:
+        """Condemn who has said nothing, and who has acknowledged nothing, for too long."""
+        if self.config.idle_timeout:
+            oldest_ns = now_ns - round(self.config.idle_timeout * 1e9)
+            for conn in self.connections.values():
+                if conn.heard_ns < oldest_ns:
+                    self.roster.condemn(conn, CloseReason.IDLE)
+        if self._sweep is not None:
+            for conn in self._sweep.gone(self.connections):
+                self.roster.condemn_for(conn, TimeoutError(errno.ETIMEDOUT, "no acknowledgement"))

@@ -9,6 +9,9 @@ and closes at once: a burst of them must not use up the descriptors.)
 from __future__ import annotations
 
 import contextlib
+import errno
+import socket
+import struct
 from typing import TYPE_CHECKING
 
 from etltd import wire
@@ -17,11 +20,15 @@ from etltd.ratelimit import TokenBucket
 from etltd.stats import CloseReason, DiscardReason, DropReason, LoopStats, RejectReason
 
 if TYPE_CHECKING:
-    import socket
-
     from etltd.config import Config
 
-RESETS = (ConnectionResetError, BrokenPipeError, TimeoutError)
+RESETS = (ConnectionResetError, BrokenPipeError)
+
+# What the kernel says when nobody answered it, and when it was told, or knows itself, why not.
+UNANSWERED = frozenset(
+    {errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN}
+)
+ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7): a reset instead of a FIN
 
 GOODBYE_READ_BYTES = 65536  # more than anybody says before it is answered
 
@@ -108,6 +115,8 @@ class Roster:
             self.condemn(conn, CloseReason.EOF)  # it had said goodbye; now it is gone
         elif isinstance(error, RESETS):
             self.condemn(conn, CloseReason.RESET)
+        elif error.errno in UNANSWERED:
+            self.condemn(conn, CloseReason.TIMEOUT)
         else:
             self.condemn(conn, CloseReason.ERROR)
 
@@ -133,8 +142,19 @@ class Roster:
             if conn.ip:
                 self._release_ip(conn.ip)
             stats.connections_closed[conn.close_reason] += 1
+            if conn.close_reason is CloseReason.TIMEOUT:
+                self._abort(conn.sock)
             self._close(conn.sock)
         stats.connections = len(self.connections)
+
+    @staticmethod
+    def _abort(sock: socket.socket) -> None:
+        """Have the kernel drop what it still holds for a peer that does not answer, at the close.
+
+        Else it goes on sending for minutes. A peer that comes back is told by a reset.
+        """
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORTED)
 
     def _close(self, sock: socket.socket) -> None:
         self._stats.syscalls["close"] += 1

@@ -20,6 +20,7 @@ class CloseReason(StrEnum):
     RESET = "reset"
     SLOW_CONSUMER = "slow_consumer"
     IDLE = "idle"
+    TIMEOUT = "timeout"
     SHUTDOWN = "shutdown"
     ERROR = "error"
 

@@ -33,6 +33,7 @@ REACTOR = "etltd/reactor.py"
 ROSTER = "etltd/roster.py"
 DELIVERY = "etltd/delivery.py"
 TICK = "tests/daemon/test_reactor.py"
+VANISHED = "tests/fire/test_vanished.py"
 SNAPSHOT = "tests/daemon/test_snapshot.py"
 
 MUTANTS = [
@@ -54,6 +55,12 @@ MUTANTS = [
            "if not flags & ~OUT:", "if False:", TICK),
     Mutant("end of input keeps the read interest", "etltd/trigger.py",
            "(READ if wants_read else 0)", "READ", TICK),
+    Mutant("nobody looks for who vanished", REACTOR,
+           "for conn in self._sweep.gone(self.connections):", "for conn in ():", VANISHED),
+    Mutant("who does not read is taken for gone", "etltd/liveness.py",
+           "and max(retransmits, probes) >= TRIES", "", VANISHED),
+    Mutant("the kernel goes on sending to who is gone", ROSTER,
+           "self._abort(conn.sock)", "pass", VANISHED),
     Mutant("drops are not announced", DELIVERY,
            "self.notify(conn, wire.messages_dropped(missed))", "pass", TICK),
     Mutant("the stream goes on in the middle of a drop", DELIVERY,

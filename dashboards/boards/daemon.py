@@ -279,7 +279,10 @@ def _connections() -> Panels:
             "Connections admitted, and why connections ended.",
             panels.rate_of(_of("connections_accepted_total"), "mode", "accepted"),
             panels.rate_of(_of("connections_closed_total"), "mode, reason"),
-            kinds=("accepted", "eof", "idle", "slow_consumer", "reset", "error", "shutdown"),
+            kinds=(
+                *("accepted", "eof", "idle", "timeout"),
+                *("slow_consumer", "reset", "error", "shutdown"),
+            ),
             height=11,
         ),
         _rates(

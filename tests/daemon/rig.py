@@ -74,6 +74,7 @@ class Rig:
         self.stats = self.reactor.stats
         self.listener: Listener = bind_tcp("127.0.0.1", 0, 128)
         self.listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
+        self.listener.ask_after(self.config.peer_timeout)
         self.reactor.listen(self.listener)
         self.peers: list[Peer] = []
         self.spare: list[socket.socket] = []

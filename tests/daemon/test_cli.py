@@ -68,7 +68,7 @@ WHOLE_NUMBERS = {  # option: bounds
 
 SWITCHES = {"sanitize"}
 
-SECONDS = {"idle_timeout": (0, 86400), "grace_seconds": (0, 86400)}
+SECONDS = dict.fromkeys(("idle_timeout", "peer_timeout", "grace_seconds"), (0, 86400))
 
 WRONG = [
     *[(name, value, allowed) for name, (allowed, values) in TEXTS.items() for value in values],

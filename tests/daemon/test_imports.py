@@ -25,11 +25,12 @@ MAY_IMPORT = {
     "outbox": {"broadcast"},
     "sanitize": {"wire"},
     "connection": {"wire", "outbox", "stats"},
+    "liveness": {"connection"},
     "roster": {"connection", "ratelimit", "stats", "wire"},
     "delivery": {"broadcast", "outbox", "stats", "wire"},
     "reactor": {
         *("connection", "listener", "broadcast", "trigger", "stats", "wire", "sanitize"),
-        *("roster", "delivery"),
+        *("roster", "delivery", "liveness"),
     },
     "handover": {"broadcast"},
     "snapshot": {"connection", "handover", "outbox", "ratelimit"},

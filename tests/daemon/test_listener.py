@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from etltd.listener import (
-    KEEPALIVE_IDLE_SECONDS,
-    KEEPALIVE_INTERVAL_SECONDS,
     KEEPALIVE_PROBES,
     OUT_OF_DESCRIPTORS,
     Listener,
@@ -61,6 +59,7 @@ def test_the_address_can_be_dialled(tcp: Listener) -> None:
 def test_peers_inherit_what_the_listener_was_given(tcp: Listener) -> None:
     """Nagle would delay chat by 40 ms; without keepalive a vanished peer stays for ever."""
     tcp.set_buffers(send_bytes=16384, receive_bytes=8192)
+    tcp.ask_after(90)
     with socket.create_connection(tcp.sock.getsockname()[:2]):
         sock, _ = accept_one(tcp)
         with sock:
@@ -69,8 +68,8 @@ def test_peers_inherit_what_the_listener_was_given(tcp: Listener) -> None:
 
             assert tcp_option(socket.TCP_NODELAY)
             assert option(socket.SO_KEEPALIVE)
-            assert tcp_option(socket.TCP_KEEPIDLE) == KEEPALIVE_IDLE_SECONDS
-            assert tcp_option(socket.TCP_KEEPINTVL) == KEEPALIVE_INTERVAL_SECONDS
+            assert tcp_option(socket.TCP_KEEPIDLE) == 30
+            assert tcp_option(socket.TCP_KEEPINTVL) == 15
             assert tcp_option(socket.TCP_KEEPCNT) == KEEPALIVE_PROBES
             assert option(socket.SO_SNDBUF) == 2 * 16384  # socket(7): the kernel doubles it
             assert option(socket.SO_RCVBUF) == 2 * 8192

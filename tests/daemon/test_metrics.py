@@ -43,7 +43,7 @@ NAMES = {
         {"drain", "reads_per_event", "recv_bytes", "max_events", "fan_out", "max_connections"}
         | {"listener"}
         | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"}
-        | {"sanitize"},
+        | {"peer_timeout", "sanitize"},
     ),
     "start_time_seconds": ("gauge", None),
     "ready": ("gauge", None),
@@ -57,7 +57,7 @@ NAMES = {
     ),
     "connections_closed": (
         "counter",
-        ("reason", "eof reset slow_consumer idle shutdown error"),
+        ("reason", "eof reset slow_consumer idle timeout shutdown error"),
     ),
     "messages_received": ("counter", None),
     "received_bytes": ("counter", None),

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     [
         (ConnectionResetError(), "reset"),
         (BrokenPipeError(), "reset"),
-        (TimeoutError(), "reset"),
-        (OSError(errno.EHOSTUNREACH, "No route to host"), "error"),
+        (TimeoutError(errno.ETIMEDOUT, "timed out"), "timeout"),
+        (OSError(errno.EHOSTUNREACH, "No route to host"), "timeout"),
+        (OSError(errno.ENOBUFS, "No buffer space available"), "error"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_failed_socket_is_counted_by_what_failed(rig: Rig, error: OSError, reason: str) -> None:
-    """A router that drops a route is no peer that hung up."""
+    """A peer that nobody can reach is no peer that hung up, and a lack here is neither."""
     anna = rig.dial()
 
     rig.reactor.roster.condemn_for(anna.conn, error)
