@@ -7,7 +7,8 @@ those who only do not read: since Linux 5.11 it also ends a peer that answers ev
 closed window (measured on 6.18). A slow consumer is to be kept or evicted by its policy, not by
 this. So a peer's own words decide, its acknowledgements, which TCP_INFO has.
 
-What it costs: one getsockopt(2) per peer, 0.9 us, in an eighth of the timeout, spread over the rounds.
+What it costs: one getsockopt(2) per peer, 0.9 us, in an eighth of the timeout, spread over the
+rounds of that time.
 """
 
 from __future__ import annotations

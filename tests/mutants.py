@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant("nobody looks for who vanished", REACTOR,
            "for conn in self._sweep.gone(self.connections):", "for conn in ():", VANISHED),
     Mutant("who does not read is taken for gone", "etltd/liveness.py",
-           "and max(retransmits, probes) >= TRIES", "", VANISHED),
+           "and max(retransmits, probes) >= TRIES", "", "tests/daemon/test_liveness.py"),
     Mutant("the kernel goes on sending to who is gone", ROSTER,
            "self._abort(conn.sock)", "pass", VANISHED),
     Mutant("drops are not announced", DELIVERY,
