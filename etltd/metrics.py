@@ -17,36 +17,28 @@ import sys
 import threading
 import time
 from dataclasses import fields
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from socketserver import BaseServer
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-)
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.utils import floatToGoString
-
-from etltd import process
+from etltd import exposition, process
+from etltd.exposition import OPENMETRICS_TYPE, TEXT_TYPE, Family, Page, wants_openmetrics
 from etltd.listener import OUT_OF_DESCRIPTORS, address_of
+from etltd.stats import Log2Histogram
 from etltd.version import commit, version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from dataclasses import Field
-
-    from prometheus_client.core import Metric
+    from collections.abc import Callable, Iterable, Mapping
 
     from etltd.bus.bridge import Bridge
+    from etltd.bus.stats import BusStats
     from etltd.config import Config
-    from etltd.stats import Log2Histogram, LoopStats
+    from etltd.stats import LoopStats
 
-MOST_CLIENTS = 8  # scrapes and health checks at one time; a scrape takes milliseconds
+MOST_CLIENTS = 8  # scrapes and health checks at one time; a scrape takes one millisecond
 CLIENT_SECONDS = 5.0  # of silence before a client is given up
 ACCEPT_PAUSE_SECONDS = 0.25  # how long to leave the backlog alone when descriptors ran out
 
@@ -58,7 +50,10 @@ LIMITS = (
 
 
 class LoopCollector:
-    """Builds the metrics at each scrape, under the names of the counters' fields."""
+    """Reads what is exported, under the names of the counters' fields.
+
+    Each of `_reads` yields the numbers of families declared at the same place, in their order.
+    """
 
     def __init__(
         self,
@@ -70,107 +65,92 @@ class LoopCollector:
         *,
         bus: Bridge | None = None,
     ) -> None:
-        self._stats = stats
-        self._bus = bus
-        self._max_connections = max_connections
-        self._readiness = readiness
-        self._mode = config.mode
-        self._started_seconds = process.started_seconds()
-        self._build = {
-            "version": version(),
-            "python": platform.python_version(),
-            "commit": commit(),
-        }
-        self._config = {name: str(getattr(config, name)) for name in CONTROLS + LIMITS}
-        self._config["reads_per_event"] = str(reads_per_event)
-        self._config["max_connections"] = str(max_connections)
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield every metric; called by prometheus_client."""
-        yield self._info("build", "What runs here.", self._build)
-        yield self._info("config", "The controls of the experiment, and the limits.", self._config)
-        yield self._gauge("start_time_seconds", "Unix time of start.", self._started_seconds)
-        yield self._gauge("ready", "1 if /readyz says so, else 0.", self._readiness() is None)
-        yield self._gauge(
-            "max_connections", "Most peers admitted at one time.", self._max_connections
+        self._mode: dict[str, str] = {"mode": config.mode}
+        self._families: list[Family] = []
+        self._reads: list[Callable[[], Iterable[float]]] = []
+        self._add_infos(config, reads_per_event, max_connections)
+        started = process.started_seconds()
+        self._add(
+            lambda: (started, int(readiness() is None), max_connections),
+            self._gauge("start_time_seconds", "Unix time of start."),
+            self._gauge("ready", "1 if /readyz says so, else 0."),
+            self._gauge("max_connections", "Most peers admitted at one time."),
         )
-        for declared in fields(self._stats):
-            yield self._declared_metric(declared, getattr(self._stats, declared.name))
-        if self._bus is not None:
-            yield self._info("bus", "Who this is on the bus.", {"instance": self._bus.me.name})
-            for declared in fields(self._bus.stats):
-                yield self._declared_metric(declared, getattr(self._bus.stats, declared.name))
-        yield from self._process_metrics()
+        self._add_declared(stats)
+        if bus is not None:
+            self._add_info("bus", "Who this is on the bus.", {"instance": bus.me.name})
+            self._add_declared(bus.stats)
+        self._add_process()
+        self._page = Page(self._families)
 
-    def _declared_metric(self, declared: Field[Any], value: Any) -> Metric:
-        name, meta = declared.name, declared.metadata
+    def page(self, *, openmetrics: bool) -> bytes:
+        """Return a scrape."""
+        numbers = chain.from_iterable(read() for read in self._reads)
+        return self._page.fill(numbers, openmetrics=openmetrics)
+
+    def _add(self, read: Callable[[], Iterable[float]], *families: Family) -> None:
+        self._families.extend(families)
+        self._reads.append(read)
+
+    def _add_infos(self, config: Config, reads_per_event: int, max_connections: int) -> None:
+        build = {"version": version(), "python": platform.python_version(), "commit": commit()}
+        self._add_info("build", "What runs here.", build)
+        controls = {name: str(getattr(config, name)) for name in CONTROLS + LIMITS}
+        controls["reads_per_event"] = str(reads_per_event)
+        controls["max_connections"] = str(max_connections)
+        self._add_info("config", "The controls of the experiment, and the limits.", controls)
+
+    def _add_info(self, name: str, help_text: str, labels: dict[str, str]) -> None:
+        self._families.append(exposition.info(f"etltd_{name}", help_text, self._mode | labels))
+
+    def _gauge(self, name: str, help_text: str) -> Family:
+        return exposition.gauge(f"etltd_{name}", help_text, self._mode)
+
+    def _counter(self, name: str, help_text: str, label: str = "", *values: str) -> Family:
+        series = [self._mode | {label: value} for value in values] or [self._mode]
+        return exposition.counter(f"etltd_{name}", help_text, *series)
+
+    def _add_declared(self, counted: LoopStats | BusStats) -> None:
+        for declared in fields(counted):
+            # Two of the syscalls are counted elsewhere.
+            name = "all_syscalls" if declared.name == "syscalls" else declared.name
+            read = partial(getattr, counted, name)
+            self._add_field(declared.name, declared.metadata, read)
+
+    def _add_field(self, name: str, meta: Mapping[str, Any], read: Callable[[], Any]) -> None:
         match meta["kind"]:
             case "counter":
-                return self._counter(name, meta["help"], value)
+                self._add(lambda: (read(),), self._counter(name, meta["help"]))
             case "gauge":
-                return self._gauge(name, meta["help"], value)
+                self._add(lambda: (read(),), self._gauge(name, meta["help"]))
+            case "counters":
+                labels = (meta["label"], *read())
+                self._add(lambda: read().values(), self._counter(name, meta["help"], *labels))
             case "histogram":
-                return self._histogram(name, meta["help"], value, meta["slots"], meta["per_unit"])
-        if name == "syscalls":
-            value = self._stats.all_syscalls()
-        return self._counters(name, meta["help"], meta["label"], value)
+                slots, per_unit = meta["slots"], meta["per_unit"]
+                edges = [edge / per_unit for edge in Log2Histogram.edges(*slots)]
+                self._add(
+                    lambda: read().exported(*slots, per_unit),
+                    exposition.histogram(f"etltd_{name}", meta["help"], self._mode, edges),
+                )
 
-    def _process_metrics(self) -> Iterator[Metric]:
-        usage = process.usage()
-        yield self._counters(
-            "cpu_seconds",
-            "CPU time of the process, by getrusage(2).",
-            "cpu_mode",
-            {"user": usage.user_seconds, "system": usage.system_seconds},
+    def _add_process(self) -> None:
+        self._add(
+            process.usage,
+            self._counter(
+                "cpu_seconds",
+                "CPU time of the process, by getrusage(2).",
+                *("cpu_mode", "user", "system"),
+            ),
+            self._counter(
+                "context_switches",
+                "Context switches of the process.",
+                *("kind", "voluntary", "involuntary"),
+            ),
+            self._gauge("resident_memory_bytes", "Resident memory."),
+            self._gauge("open_fds", "Open descriptors."),
+            self._gauge("max_fds", "Limit on open descriptors."),
         )
-        yield self._counters(
-            "context_switches",
-            "Context switches of the process.",
-            "kind",
-            {"voluntary": usage.voluntary_switches, "involuntary": usage.involuntary_switches},
-        )
-        yield self._gauge("resident_memory_bytes", "Resident memory.", usage.resident_bytes)
-        yield self._gauge("open_fds", "Open descriptors.", usage.open_fds)
-        yield self._gauge("max_fds", "Limit on open descriptors.", usage.max_fds)
-
-    def _info(self, name: str, help_text: str, values: dict[str, str]) -> Metric:
-        return InfoMetricFamily(f"etltd_{name}", help_text, value={"mode": self._mode, **values})
-
-    def _gauge(self, name: str, help_text: str, value: float) -> Metric:
-        family = GaugeMetricFamily(f"etltd_{name}", help_text, labels=["mode"])
-        family.add_metric([self._mode], value)
-        return family
-
-    def _counter(self, name: str, help_text: str, value: float) -> Metric:
-        family = CounterMetricFamily(f"etltd_{name}", help_text, labels=["mode"])
-        family.add_metric([self._mode], value)
-        return family
-
-    def _counters(
-        self, name: str, help_text: str, label: str, values: dict[str, int] | dict[str, float]
-    ) -> Metric:
-        family = CounterMetricFamily(f"etltd_{name}", help_text, labels=["mode", label])
-        for label_value, value in values.items():
-            family.add_metric([self._mode, label_value], value)
-        return family
-
-    def _histogram(
-        self,
-        name: str,
-        help_text: str,
-        value: Log2Histogram,
-        slots: tuple[int, int],
-        per_unit: int,
-    ) -> Metric:
-        family = HistogramMetricFamily(f"etltd_{name}", help_text, labels=["mode"])
-        edges, count = value.buckets(*slots)
-        buckets = [(_le(edge / per_unit), float(below)) for edge, below in edges]
-        family.add_metric([self._mode], [*buckets, ("+Inf", count)], value.total / per_unit)
-        return family
-
-
-def _le(edge: float) -> str:
-    return str(floatToGoString(edge))  # type: ignore[no-untyped-call]
 
 
 class ScrapeServer(ThreadingHTTPServer):
@@ -189,8 +169,7 @@ class ScrapeServer(ThreadingHTTPServer):
         # Not TCPServer's: it makes a socket of its own, which a confined daemon may not.
         BaseServer.__init__(self, listener.getsockname()[:2], ScrapeHandler)
         self.socket = listener
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(collector)
+        self.collector = collector
         self.readiness = readiness
         self._tls = tls
         self._stop_fd = os.eventfd(0)
@@ -294,14 +273,6 @@ def _hang_up(sock: socket.socket) -> None:
         sock.shutdown(socket.SHUT_RDWR)
 
 
-def _encoder(accept: str) -> tuple[Callable[[CollectorRegistry], bytes], str]:
-    """Return the exposition format that *accept* asks for; the plain one if that makes no sense."""
-    try:
-        return choose_encoder(accept)
-    except (ValueError, TypeError):  # a version that is no number
-        return choose_encoder("")
-
-
 class ScrapeHandler(BaseHTTPRequestHandler):
     """Answers one request per connection."""
 
@@ -313,8 +284,9 @@ class ScrapeHandler(BaseHTTPRequestHandler):
         """Answer the three paths; anything else is not found."""
         match self.path.partition("?")[0]:
             case "/metrics":
-                encode, content_type = _encoder(self.headers.get("Accept", ""))
-                self._answer(HTTPStatus.OK, encode(self.server.registry), content_type)
+                openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
+                page = self.server.collector.page(openmetrics=openmetrics)
+                self._answer(HTTPStatus.OK, page, OPENMETRICS_TYPE if openmetrics else TEXT_TYPE)
             case "/healthz":
                 self._answer(HTTPStatus.OK, b"ok\n")
             case "/readyz":

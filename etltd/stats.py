@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any
 
 
@@ -65,18 +66,19 @@ class Log2Histogram:
         self.slots[value.bit_length()] += 1
         self.total += value
 
-    def buckets(self, lowest: int, highest: int) -> tuple[list[tuple[int, int]], int]:
-        """Return (upper edge, cumulative count) of the slots *lowest* to *highest*, and the count.
+    @staticmethod
+    def edges(lowest: int, highest: int) -> list[int]:
+        """Return the upper edges of the slots *lowest* to *highest*."""
+        return [(1 << k) - 1 for k in range(lowest, highest + 1)]
+
+    def exported(self, lowest: int, highest: int, per_unit: int = 1) -> list[float]:
+        """Return the cumulative counts of those slots and of all, the count, and the sum.
 
         What is below the lowest slot is in its bucket. The count is the sum of the slots, so the
         ``+Inf`` bucket can never disagree with it.
         """
-        slots = self.slots[:]
-        edges, below = [], sum(slots[:lowest])
-        for k in range(lowest, highest + 1):
-            below += slots[k]
-            edges.append(((1 << k) - 1, below))
-        return edges, sum(slots)
+        below = [*accumulate(self.slots)]
+        return [*below[lowest : highest + 1], below[-1], below[-1], self.total / per_unit]
 
 
 def counter(help_text: str) -> Any:
@@ -204,6 +206,7 @@ class LoopStats:
                 raise ValueError(f"nothing is counted as {name} here")
             setattr(self, name, _resumed(name, getattr(self, name), value))
 
+    @property
     def all_syscalls(self) -> dict[str, int]:
         """Return ``syscalls`` with the two that are counted elsewhere."""
         return {

@@ -72,6 +72,8 @@ MUTANTS = [
            "if kept <= 2 * owed:", "if True:", TICK),
     Mutant("short pieces are not merged", "etltd/outbox.py",
            "    return short and", "    return False and", "tests/daemon/test_outbox.py"),
+    Mutant("a per cent sign in a label is a hole for a number", "etltd/exposition.py",
+           '.replace("%", "%%") + value', " + value", "tests/daemon/test_exposition.py"),
     Mutant("a sender hears itself", "etltd/broadcast.py",
            "Piece(view[end:],", "Piece(view[start:],", "tests/daemon"),
     Mutant("the last words are not read", REACTOR,

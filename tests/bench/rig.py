@@ -43,11 +43,11 @@ def _key(name: str, labels: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def daemon(*options: str) -> Iterator[Server]:
-    """Run a daemon on free ports; stop it by its pid at the end."""
+def daemon(*options: str, cwd: Path | None = None) -> Iterator[Server]:
+    """Run a daemon on free ports, of the checkout *cwd*; stop it by its pid at the end."""
     command = [sys.executable, "-m", "etltd", "--port=0", "--metrics-port=0", "--log-format=json"]
     process = subprocess.Popen(
-        [*command, "--grace-seconds=0.5", *options], stderr=subprocess.PIPE, text=True
+        [*command, "--grace-seconds=0.5", *options], stderr=subprocess.PIPE, text=True, cwd=cwd
     )
     assert process.stderr is not None
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from etltd import metrics, process
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from tests.daemon.rig import Rig
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 # DESIGN §8, word for word: name, kind, label, and the closed set of its values.
 NAMES = {
@@ -181,13 +184,13 @@ def families(text: str) -> dict[str, Metric]:
 # -- names ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-def test_names_kinds_and_labels_are_those_of_the_design(scraped: Scraped, accept: str) -> None:
+def test_names_kinds_and_labels_are_those_of_the_design(scraped: Scraped) -> None:
     """Dashboards, rules and the load client ask for these names."""
+    _, _, text = scraped.ask("/metrics", headers={"Accept": OPENMETRICS})
     found = {
-        family.name.removeprefix("etltd_"): family for family in scraped.server.registry.collect()
+        family.name.removeprefix("etltd_"): family
+        for family in openmetrics.text_string_to_metric_families(text)
     }
-    assert scraped.ask("/metrics", headers={"Accept": accept})[0] == 200
 
     assert set(found) == set(NAMES)
     for name, (kind, labels) in NAMES.items():
@@ -206,10 +209,24 @@ def test_names_kinds_and_labels_are_those_of_the_design(scraped: Scraped, accept
 
 
 def test_there_are_fewer_than_two_hundred_series(scraped: Scraped) -> None:
-    """A scrape holds the interpreter lock for as long as it builds them."""
+    """A scrape holds the interpreter's lock for as long as it fills in their numbers."""
     _, _, text = scraped.ask("/metrics")
 
     assert sum(not line.startswith("#") for line in text.splitlines()) < 200
+
+
+def test_a_scrape_takes_little_of_the_interpreter_s_time(scraped: Scraped) -> None:
+    """The loop waits for as long: it was 0.9 ms when prometheus_client put the text together.
+
+    The least of many tries is what it takes when nobody else is in the way: 0.05 ms.
+    """
+    tries = []
+    for _ in range(100):
+        began = time.thread_time()
+        scraped.server.collector.page(openmetrics=True)
+        tries.append(time.thread_time() - began)
+
+    assert min(tries) < 0.5e-3
 
 
 def test_nothing_is_exported_under_two_names(scraped: Scraped) -> None:
@@ -236,9 +253,10 @@ def test_values_are_those_of_the_loop(rig: Rig) -> None:
     anna.say(b"hello\n")
     rig.tick_until(bert.hear)
     config = rig.config
+    collector = LoopCollector(rig.stats, config, 1, 7, lambda: None)
     found = {
         (sample.name, *[v for k, v in sample.labels.items() if k not in {"mode", "le"}]): sample
-        for family in LoopCollector(rig.stats, config, 1, 7, lambda: None).collect()
+        for family in text_string_to_metric_families(collector.page(openmetrics=False).decode())
         for sample in family.samples
         if sample.name != "etltd_build_info"
     }
@@ -322,9 +340,7 @@ def test_other_methods_are_refused(scraped: Scraped, method: str) -> None:
 
 
 def test_openmetrics_is_spoken_to_who_asks_for_it(scraped: Scraped) -> None:
-    accept = {"Accept": "application/openmetrics-text; version=1.0.0; charset=utf-8"}
-
-    _, headers, body = scraped.ask("/metrics", headers=accept)
+    _, headers, body = scraped.ask("/metrics", headers={"Accept": OPENMETRICS})
 
     assert headers["Content-Type"].startswith("application/openmetrics-text")
     assert body.endswith("# EOF\n")
