@@ -227,7 +227,8 @@ def _tell_manager(*lines: str) -> None:
 
 def _saying_doubts(watch: Watch) -> Callable[[], Snapshot]:
     """Return the watch's `snapshot` that says each reason for doubt once, when it first arises."""
-    said = {"unseen"}  # not said: it holds for every idle server in a container, and passes
+    # Not said: these hold for an idle server in a container, or one not yet started, and pass.
+    said = {"unseen", "absent"}
 
     def snapshot() -> Snapshot:
         taken = watch.snapshot()

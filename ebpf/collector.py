@@ -250,7 +250,8 @@ def _own_health(snapshot: Snapshot, *, stats: bool) -> Iterator[Metric]:
         labels=["program"],
     )
     for name, program in snapshot.programs.items():
-        missed.add_metric([name], program.missed)
+        if program.missed is not None:
+            missed.add_metric([name], program.missed)
         runs.add_metric([name], program.runs)
         seconds.add_metric([name], program.run_ns / SECOND_NS)
     yield missed

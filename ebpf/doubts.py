@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 REASONS = (
     "missed_runs",
+    "unknown_misses",
     "untracked_calls",
     "unnamed_errors",
     "unwatched",
     "misnamed",
+    "renamed",
     "late",
+    "absent",
     "unseen",
 )
 
@@ -32,10 +35,17 @@ class Doubt:
 
 def doubts(snapshot: Snapshot) -> Iterator[Doubt]:
     """Yield what speaks against these counts."""
-    missed = sum(program.missed for program in snapshot.programs.values())
+    missed = sum(program.missed or 0 for program in snapshot.programs.values())
     if missed:
         text = f"{missed} runs were missed by the kernel: counts are low by at most {missed}"
         yield Doubt("missed_runs", missed, text)
+    silent = [name for name, program in snapshot.programs.items() if program.missed is None]
+    if silent:
+        text = (
+            f"this kernel does not say whether it missed runs of {', '.join(silent)}: it does of "
+            "perf tracepoints from Linux 6.7 on, of raw ones (--attach raw, Linux 5.18) always"
+        )
+        yield Doubt("unknown_misses", len(silent), text)
     for group in snapshot.groups:
         comm, untracked = group.label.comm, group.counts.untracked
         if untracked:
@@ -48,15 +58,24 @@ def doubts(snapshot: Snapshot) -> Iterator[Doubt]:
 
 
 def _of_targets(snapshot: Snapshot) -> Iterator[Doubt]:
-    if count := snapshot.unwatched:
+    if count := snapshot.left_out:
         text = f"{count} matching processes were not counted, for lack of room or of reach"
         yield Doubt("unwatched", count, text)
     if count := snapshot.misnamed:
-        text = f"{count} processes are counted under a name they had before, for lack of room"
+        text = f"{count} processes were counted under a name they had before, for lack of room"
         yield Doubt("misnamed", count, text)
+    if count := snapshot.renamed:
+        text = (
+            f"{count} new names of processes were noticed up to 0.5 s late; what they did "
+            "meanwhile is counted under the name before"
+        )
+        yield Doubt("renamed", count, text)
     if count := snapshot.late:
         text = f"{count} processes were noticed up to 0.5 s late; what they did before is missing"
         yield Doubt("late", count, text)
+    for comm in snapshot.absent:
+        text = f"no process was counted whose name begins with {comm}"
+        yield Doubt("absent", 1, text)
     for pid in snapshot.unseen:
         text = f"process {pid} made no system call meanwhile: idle, or in another pid namespace"
         yield Doubt("unseen", 1, text)

@@ -20,6 +20,11 @@ BPF_ENABLE_STATS = 32
 BPF_MAP_TYPE_ARRAY = 2
 BPF_PROG_TYPE_RAW_TRACEPOINT = 17
 
+# trace_call_bpf(), kernel/trace/bpf_trace.c, skips a perf tracepoint's program while any such
+# program runs on the CPU, and counts that from 6.7 on only.  A raw one is skipped within itself
+# alone, and counted, from 6.1 on (backported with its count); before that it is never skipped.
+PERF_MISSES = (6, 7)
+
 RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 
 
@@ -54,7 +59,7 @@ class ProgramInfo:
 
     runs: int
     run_ns: int
-    missed: int
+    missed: int | None  # None: this kernel does not say
 
 
 def release() -> tuple[int, int]:
@@ -99,12 +104,19 @@ def enable_run_statistics() -> int:
     return bpf(BPF_ENABLE_STATS, struct.pack("I", 0))  # BPF_STATS_RUN_TIME
 
 
-def program_info(fd: int, fdinfo: Path = Path("/proc/self/fdinfo")) -> ProgramInfo:
+def tells_misses(function: str, running: tuple[int, int]) -> bool:
+    """Tell whether kernel *running* says how often it skipped *function*, by its name in BCC."""
+    return function.startswith("raw_tracepoint__") or running >= PERF_MISSES
+
+
+def program_info(
+    fd: int, *, misses_are_told: bool, fdinfo: Path = Path("/proc/self/fdinfo")
+) -> ProgramInfo:
     """Read what the kernel says of the program behind *fd*; needs no privilege but owning it."""
     text = (fdinfo / str(fd)).read_text()
     fields = dict(re.findall(r"^(\w+):\s*(\d+)$", text, re.MULTILINE))
     return ProgramInfo(
         runs=int(fields.get("run_cnt", 0)),
         run_ns=int(fields.get("run_time_ns", 0)),
-        missed=int(fields.get("recursion_misses", 0)),  # Linux 5.12; the guard came with it
+        missed=int(fields.get("recursion_misses", 0)) if misses_are_told else None,
     )

@@ -93,7 +93,10 @@ class Probe:
         self._bpf = _load(text)
         self.load_seconds = time.monotonic() - started
         self._programs = {
-            name.decode().rsplit("__", 1)[-1]: function.fd
+            name.decode().rsplit("__", 1)[-1]: (
+                function.fd,
+                kernel.tells_misses(name.decode(), kernel.release()),
+            )
             for name, function in self._bpf.funcs.items()
         }
         self._last_groups: dict[int, int] = {}  # by tgid, of processes that are counted no more
@@ -136,9 +139,9 @@ class Probe:
         self._table("config")[0] = config
         return tgid
 
-    def is_found(self, slot: int) -> bool:
-        """Tell whether the target in *slot* has been recognised by the kernel side."""
-        return bool(self._config().tgid[slot])
+    def tgid_of(self, slot: int) -> int:
+        """Return the number by which the kernel knows the target in *slot*; 0: not met yet."""
+        return int(self._config().tgid[slot])
 
     def adopt(self, thread: ThreadRow, tid: int) -> None:
         """Make *tid* known as what it was doing when we came, unless it has been met since.
@@ -223,7 +226,10 @@ class Probe:
 
     def programs(self) -> Mapping[str, kernel.ProgramInfo]:
         """Return what the kernel says of each program, by the tracepoint's name."""
-        return {name: kernel.program_info(fd) for name, fd in self._programs.items()}
+        return {
+            name: kernel.program_info(fd, misses_are_told=told)
+            for name, (fd, told) in self._programs.items()
+        }
 
     def _table(self, name: str) -> Any:
         return self._bpf[name.encode()]  # BCC warns of str

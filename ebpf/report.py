@@ -124,7 +124,7 @@ def _group_table(group: Group, seconds: float, *, lite: bool) -> Lines:
 
 
 def _headline(group: Group, seconds: float) -> str:
-    pids = ", ".join(map(str, group.pids)) or "exited meanwhile"
+    pids = ", ".join(map(str, group.pids)) or f"{group.last} meanwhile"
     mode = "" if group.label.mode == "unknown" else f", mode {group.label.mode}"
     return f"{group.label.comm} (pid {pids}{mode}): {seconds:.2f} s"
 
@@ -133,9 +133,7 @@ def _busy(counts: GroupCounts) -> str:
     threads = counts.loop_threads
     if not counts.waits and not threads:
         return "no thread entered epoll_wait"
-    who = (
-        f"{threads} loop thread{'s' * (threads > 1)}" if threads else "all loop threads have ended"
-    )
+    who = f"{threads} loop thread{'s' * (threads > 1)}" if threads else "no loop thread is left"
     if not counts.loop_ns:
         time = "blocked for an unknown part of the time"
     else:

@@ -25,6 +25,7 @@ from ebpf.decode import (
     MapRows,
     ThreadRow,
     add,
+    blocked_now,
     decode_group,
     lived,
     move,
@@ -48,7 +49,7 @@ class Counter(Protocol):
     def assign(self, slot: int, group: int, target: int | NamespacedPid) -> None: ...  # noqa: D102
     def regroup(self, slot: int, group: int) -> None: ...  # noqa: D102
     def release(self, slot: int) -> int: ...  # noqa: D102
-    def is_found(self, slot: int) -> bool: ...  # noqa: D102
+    def tgid_of(self, slot: int) -> int: ...  # noqa: D102
     def adopt(self, thread: ThreadRow, tid: int) -> None: ...  # noqa: D102
     def forget_threads(self, tgid: int) -> None: ...  # noqa: D102
     def forget_thread(self, tid: int) -> None: ...  # noqa: D102
@@ -66,6 +67,11 @@ class Label:
     comm: str
 
 
+def label_of(target: Target) -> Label:
+    """Return what *target* is counted under."""
+    return Label(target.mode, target.comm)
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """The counts of all targets with one label."""
@@ -73,6 +79,7 @@ class Group:
     label: Label
     pids: tuple[int, ...]  # alive and watched now
     counts: GroupCounts
+    last: str = "exited"  # what became of the last one that left: exited, or renamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +89,10 @@ class Snapshot:
     groups: tuple[Group, ...]
     absent: tuple[str, ...]  # names asked for that no process has borne yet
     programs: Mapping[str, ProgramInfo]
-    unwatched: int  # processes that match but are not counted: no room, or out of reach
-    misnamed: int  # processes counted under an older name, for lack of room
+    unwatched: int  # processes that match but are not counted now: no room, or out of reach
+    left_out: int  # the same, ever
+    misnamed: int  # processes ever counted under an older name, for lack of room
+    renamed: int  # new names noticed after processes had borne them for a while
     late: int  # processes that began before they were noticed, after the first look
     unseen: tuple[int, ...]  # pids the kernel side has not met in a system call
     read_seconds: float
@@ -117,10 +126,13 @@ class Watch:
         self._pids_to_open = list(wanted.pids)
         self._unseen_at_stop: tuple[int, ...] | None = None
         self._unwatched: set[int] = set()
-        self._has_looked = False
-        self._late = 0
         self._misnamed: set[int] = set()
+        self._has_looked = False
+        # What was missed stays missed when the process has ended: these never fall.
+        self._ever: Counts[str] = Counts()
+        self._last: dict[Label, str] = {}
         self._lived_ns: Counts[Label] = Counts()  # by the loop threads their process took with it
+        self._blocked_before_ns: Counts[Label] = Counts()  # in waits that were renamed meanwhile
         self._blocked_ns: Counts[Label] = Counts()  # last told, so that it never falls
 
     @property
@@ -150,8 +162,10 @@ class Watch:
                 absent=self._absent(),
                 programs=self._counter.programs(),
                 unwatched=len(self._unwatched),
-                misnamed=len(self._misnamed),
-                late=self._late,
+                left_out=self._ever["left out"],
+                misnamed=self._ever["misnamed"],
+                renamed=self._ever["renamed"],
+                late=self._ever["late"],
                 unseen=self._unseen() if self._unseen_at_stop is None else self._unseen_at_stop,
                 read_seconds=time.perf_counter() - started,
             )
@@ -180,7 +194,8 @@ class Watch:
             tgid = self._counter.release(slot)
             self._show(self._seats[slot])
             threads = [row for row in self._counter.threads().values() if row.tgid == tgid]
-            self._keep_time(threads, Label(target.mode, target.comm))
+            self._keep_time(threads, label_of(target))
+            self._last[label_of(target)] = "exited"
             self._counter.forget_threads(tgid)
             os.close(target.pidfd)
             self._slots[slot] = None
@@ -234,18 +249,37 @@ class Watch:
     def _rename(self, slot: int, target: Target, renamed: Target) -> list[str]:
         comm = renamed.comm
         if self._seats[slot] in self._starting:
-            self._labels[self._seats[slot]] = Label(renamed.mode, comm)
+            self._labels[self._seats[slot]] = label_of(renamed)
             self._show(self._seats[slot])
         elif (group := self._group_of(renamed)) is not None:
             self._seat(slot, group)
+            self._ever["renamed"] += 1
+            self._last[label_of(target)] = "renamed"
+            self._share_time(slot, label_of(target), label_of(renamed))
         elif target.pid in self._misnamed:
             return []
         else:
             self._misnamed.add(target.pid)
+            self._ever["misnamed"] += 1
             was = f"is still counted as {target.comm}: no room for more names"
             return [f"process {target.pid} now calls itself {comm} but {was}"]
         self._slots[slot] = renamed
         return [f"process {target.pid} now calls itself {comm} (mode {renamed.mode})"]
+
+    def _share_time(self, slot: int, old: Label, new: Label) -> None:
+        """Leave under the *old* name what its threads have lived, and have been blocked, until now.
+
+        The kernel side adds a whole life, and a whole wait, under the name it ends with.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        tgid = self._counter.tgid_of(slot)
+        threads = [row for row in self._counter.threads().values() if row.tgid == tgid]
+        for kept, nanoseconds in (
+            (self._lived_ns, lived(threads, now)),
+            (self._blocked_before_ns, blocked_now(threads, now, self._names)),
+        ):
+            kept[old] += nanoseconds
+            kept[new] -= nanoseconds
 
     def _admit_new(self) -> list[str]:
         watched = {target.pid for target in self.targets}
@@ -272,6 +306,7 @@ class Watch:
         if pid in self._unwatched:
             return []
         self._unwatched.add(pid)
+        self._ever["left out"] += 1
         return [sentence]
 
     def _admit(self, target: Target) -> list[str]:
@@ -289,7 +324,7 @@ class Watch:
         self._counter.assign(slot, group, target.namespaced or target.pid)
         self._adopt_waiting_threads(target, group)
         is_starting = group in self._starting  # such a one has not waited yet
-        self._late += self._has_looked and not is_starting
+        self._ever["late"] += self._has_looked and not is_starting
         mode = "mode not yet known" if is_starting else f"mode {target.mode}"
         return [f"watching process {target.pid} ({target.comm}, {mode})"]
 
@@ -314,7 +349,7 @@ class Watch:
 
     def _group_of(self, target: Target) -> int | None:
         """Return the kernel group for *target*, or None: no room."""
-        label = Label(target.mode, target.comm)
+        label = label_of(target)
         if target.is_starting and None in self._labels:
             group = self._labels.index(None)
             self._labels[group] = label
@@ -373,14 +408,15 @@ class Watch:
             if its == label and group not in self._starting
         ]
         counts = decode_group(rows, groups, self._names)
-        self._blocked_ns[label] = max(counts.blocked_ns, self._blocked_ns[label])
+        blocked_ns = counts.blocked_ns + self._blocked_before_ns[label]
+        self._blocked_ns[label] = max(blocked_ns, self._blocked_ns[label])
         return Group(
             label=label,
             pids=tuple(
                 target.pid
                 for target, seat in zip(self._slots, self._seats, strict=True)
                 if target is not None
-                and Label(target.mode, target.comm) == label
+                and label_of(target) == label
                 and seat not in self._starting
                 and target.is_alive()
             ),
@@ -389,13 +425,14 @@ class Watch:
                 blocked_ns=self._blocked_ns[label],
                 loop_ns=counts.loop_ns + self._lived_ns[label],
             ),
+            last=self._last.get(label, "exited"),
         )
 
     def _unseen(self) -> tuple[int, ...]:
         return tuple(
             target.pid
             for slot, target in enumerate(self._slots)
-            if target is not None and not self._counter.is_found(slot)
+            if target is not None and not self._counter.tgid_of(slot)
         )
 
     def _absent(self) -> tuple[str, ...]:

@@ -66,7 +66,9 @@ def snapshot() -> Snapshot:
         absent=("nginx",),
         programs={"sys_enter": ProgramInfo(runs=2, run_ns=300, missed=0)},
         unwatched=0,
+        left_out=0,
         misnamed=0,
+        renamed=0,
         late=0,
         unseen=(),
         read_seconds=0.001,
@@ -188,21 +190,42 @@ def test_registering_does_not_read_the_maps() -> None:
 
 
 def test_a_report_says_why_its_counts_may_be_low(snapshot: Snapshot) -> None:
-    missed = {"sys_exit": ProgramInfo(runs=0, run_ns=0, missed=3)}
-    low = replace(snapshot, programs=missed, unwatched=2, misnamed=7, late=4, unseen=(11,))
+    missed = {
+        "sys_exit": ProgramInfo(runs=0, run_ns=0, missed=3),
+        "sched_switch": ProgramInfo(runs=0, run_ns=0, missed=None),
+    }
+    low = replace(
+        snapshot,
+        programs=missed,
+        absent=("nobody", "none"),
+        left_out=2,
+        misnamed=7,
+        renamed=8,
+        late=4,
+        unseen=(11,),
+    )
     close = CallCounts("close", 0, {"EBADF": 2, "unknown": 6}, Histogram((8, *[0] * 37), 0))
     counts = replace(low.groups[0].counts, untracked=5, calls={"close": close})
     low = replace(low, groups=(replace(low.groups[0], counts=counts),))
 
-    assert list(doubts(snapshot)) == []
+    assert list(doubts(replace(snapshot, absent=()))) == []
     assert [doubt.sentence.split()[0] for doubt in doubts(low)] == [
-        *("3", "5", "6", "2", "7", "4", "process"),
+        *("3", "this", "5", "6", "2", "7", "8", "4", "no", "no", "process"),
     ]
-    assert as_json(low, 1, lite=False)["complete"] is False
+    record = as_json(low, 1, lite=False)
+    assert record["complete"] is False
+    assert record["programs"]["sched_switch"]["missed"] is None
     made = registry(low)
     assert {
         reason: made.get_sample_value("etlt_probe_doubts", {"reason": reason}) for reason in REASONS
-    } == dict(zip(REASONS, (3, 5, 6, 2, 7, 4, 1), strict=True))
+    } == dict(zip(REASONS, (3, 1, 5, 6, 2, 7, 8, 4, 2, 1), strict=True))
+    by_program = {
+        sample.labels["program"]: sample.value
+        for family in made.collect()
+        for sample in family.samples
+        if sample.name == "etlt_probe_missed_runs_total"
+    }
+    assert by_program == {"sys_exit": 3}  # of the other one the kernel does not say
 
 
 def test_the_table_shows_every_count_unrounded(snapshot: Snapshot) -> None:
@@ -234,7 +257,7 @@ def test_waits_of_threads_that_have_ended_are_not_denied(snapshot: Snapshot) -> 
     nothing = dict.fromkeys(snapshot.groups[0].counts.outcomes, 0)
     ended = headline(snapshot, loop_threads=0, loop_ns=8 * 10**9, blocked_ns=10**9)
 
-    assert ended.startswith("all loop threads have ended, blocked 12.5% of the time;")
+    assert ended.startswith("no loop thread is left, blocked 12.5% of the time;")
     assert "unknown part of the time" in headline(snapshot, loop_threads=0, loop_ns=0)
     assert headline(snapshot, loop_threads=0, outcomes=nothing) == "no thread entered epoll_wait"
     assert headline(snapshot, loop_threads=1, outcomes=nothing).startswith("1 loop thread, blocked")

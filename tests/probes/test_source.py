@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from ebpf import kernel
 from ebpf.decode import CALL_FIELDS, LOOP_FIELDS
 from ebpf.loader import HEADERS, SOURCE, SYSCALLS, Build, Probe, source
 from tests.probes.rig import REPOSITORY
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TEXT = SOURCE.read_text()
 CODE = re.sub(r"/\*.*?\*/", "", TEXT, flags=re.DOTALL)
@@ -159,6 +163,29 @@ def test_a_program_that_does_not_compile_is_one_sentence(capfd: pytest.CaptureFi
 
     assert "\n" not in str(refused.value)
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("function", "running", "told"),
+    [
+        ("raw_tracepoint__sys_exit", (5, 18), True),
+        ("tracepoint__sched__sched_switch", (6, 6), False),
+        ("tracepoint__sched__sched_switch", (6, 7), True),
+    ],
+)
+def test_a_kernel_that_keeps_its_misses_to_itself_is_not_taken_to_have_none(
+    function: str,
+    running: tuple[int, int],
+    told: bool,  # noqa: FBT001
+    tmp_path: Path,
+) -> None:
+    """A perf tracepoint was skipped beside another tracer's, and `complete` was said of it."""
+    (tmp_path / "3").write_text("recursion_misses:\t0\n")
+    tells = kernel.tells_misses(function, running)
+
+    assert tells is told
+    info = kernel.program_info(3, misses_are_told=tells, fdinfo=tmp_path)
+    assert info.missed == (0 if told else None)
 
 
 @pytest.mark.kernel
