@@ -87,7 +87,7 @@ def _understood(path: Path, found: Iterator[Finding]) -> Iterator[Finding]:
     """Pass *found* on; a file that is JSON may still have another shape than boards have."""
     try:
         yield from found
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         why = f"{type(error).__name__} {error}"
         raise NotReadableError(f'"{path}" is not a classic dashboard: {why}.') from error
 
@@ -97,6 +97,8 @@ def _read(path: Path) -> dict[str, object]:
 
     try:
         return board_from(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise NotReadableError(f'"{path}" is not a dashboard: it is nested too deeply.') from error
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise NotReadableError(f'"{path}" is not a dashboard: {why}.') from error
@@ -115,8 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'the package "{error.name}" is not installed: pip install ".[dashboards]"',
             FAILED,
         )
-    except (NotReadableError, OSError) as error:
+    except NotReadableError as error:
         return _say(str(error), FAILED)
+    except OSError as error:
+        place = f'"{error.filename}": ' if error.filename else ""
+        return _say(f"{place}{error.strerror or error}.", FAILED)
     return status or DONE
 
 

@@ -45,7 +45,9 @@ DRAWN = {"stat", "gauge", "bargauge", "timeseries", "table", "heatmap", "graph",
 UNITS = {value for value in vars(units).values() if isinstance(value, str)}
 COUNTER_READERS = {"rate", "irate", "increase", "max_over_time"}
 ON_TIME_RANGE_CHANGED = 2
-RATE_INTERVAL = promql.parse_duration(GLOBALS["__rate_interval"])
+RATE_INTERVAL, STEP = (
+    promql.parse_duration(GLOBALS[f"__{name}"]) for name in ("rate_interval", "interval")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,7 @@ def _expression(board: Board, expression: str) -> Iterator[tuple[str, str]]:
             isinstance(node, promql.MatrixSelector)
             and _is_call(above[-1:], {"rate", "irate"})
             and node.range != RATE_INTERVAL
+            and not _has_own_step(above)
         ):
             yield "target-rate-interval", "a rate is not taken over $__rate_interval"
 
@@ -290,6 +293,15 @@ def _selector(
         and _is_call(above[-2:-1], COUNTER_READERS)
     ):
         yield "target-counter-agg", f"{selector.name} is a counter, and no rate of it is taken"
+
+
+def _has_own_step(above: tuple[Any, ...]) -> bool:
+    """Tell whether it is asked at steps that are not the panel's: then neither is its window.
+
+    The public linter has no such exception.
+    """
+    steps = {node.step for node in above if isinstance(node, promql.SubqueryExpr)}
+    return bool(steps - {None, STEP})
 
 
 def _is_call(above: tuple[Any, ...], names: set[str]) -> bool:

@@ -10,6 +10,8 @@ A *side* of a comparison is a mode (``et``) or one run's ``run_id``. The client'
 the daemon's and the probe's carry the mode alone. A run is therefore looked up twice: as a mode,
 and, if no series has that mode, as the time during which the client says that the run is in its
 measured phase (`Side.rate`, `Side.total`). Two runs at different times can be compared that way.
+What a mode spent is bounded by the same phase where a client says when it was: else the calls and
+the CPU time of an idle daemon would pull every ratio towards 1.
 """
 
 from __future__ import annotations
@@ -19,10 +21,13 @@ from dataclasses import dataclass
 RATE = "$__rate_interval"
 RANGE = "$__range"
 STEP = "$__interval"
+# A run lasts a minute, Grafana's step over a day is longer. It takes scrapes every 10 s at least.
+RUN_RATE, RUN_STEP = "20s", "5s"
 
 DAEMON = 'job=~"$job", instance=~"$instance"'
 PROBE = 'job=~"$probe_job", instance=~"$probe_instance"'
 CLIENT = 'job=~"$client_job"'
+PROBES = "etlt_probe_collect_seconds"  # every probe has this series, whatever it watches
 RUNS = f'{CLIENT}, run_id=~"$run"'
 
 OFFERED_TOLERANCE = 0.02  # of the ratio of offered loads: beyond it the work was not the same
@@ -36,9 +41,9 @@ def over(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
-def rate(series: str, by: str = "") -> str:
+def rate(series: str, by: str = "", window: str = RATE) -> str:
     """Return the rate per second of a counter, summed *by* labels."""
-    return f"sum{_by(by)}(rate({series}[{RATE}]))"
+    return f"sum{_by(by)}(rate({series}[{window}]))"
 
 
 def mean_run_seconds(matchers: str) -> str:
@@ -88,14 +93,17 @@ class Side:
         as_run = f"{rate(_with(metric, matchers), labels)}{self._while_measured(by)}"
         return f"{rate(self._of_mode(metric, matchers), by)} or sum{_by(by)}({as_run})"
 
-    def total(self, metric: str, matchers: str = DAEMON) -> str:
-        """Return how much a counter of the daemon or the probe rose in the range.
+    def total(self, metric: str, matchers: str = DAEMON, by: str = "") -> str:
+        """Return how much a counter of the daemon rose while the side was measured.
 
-        Of a run it is the sum of the rates at each step, in no unit: good for quotients of two
-        totals of one side, which is what it is for.
+        It is the sum of the rates at each step, in no unit: good for quotients of two totals of one
+        side, which is what it is for. Without a client, a mode's is what it rose by in the range.
         """
-        as_mode = f"sum(increase({self._of_mode(metric, matchers)}[{RANGE}]))"
-        return f"({as_mode} or {self._sampled_run(metric, matchers)})"
+        measured = self._sampled_while_measured(metric, matchers, by)
+        as_mode = f"sum{_by(by)}(increase({self._of_mode(metric, matchers)}[{RANGE}]))"
+        if by:  # a kind that was not there while it was measured is of another unit
+            as_mode = f"({as_mode} unless on () {measured})"
+        return f"({measured} or {as_mode})"
 
     def client_rate(self, metric: str) -> str:
         """Return the rate of a counter of the client."""
@@ -143,16 +151,11 @@ class Side:
             f"histogram_quantile({q}, sum by (le) ({as_run})) >= 0"
         )
 
-    def per_delivered(self, metric: str, matchers: str = DAEMON) -> str:
+    def per_delivered(self, metric: str, by: str = "") -> str:
         """Return what a delivered copy cost in *metric*, over the range."""
-        return over(self.total(metric, matchers), self.total("etltd_messages_delivered_total"))
-
-    def recent_per_delivered(self, metric: str, matchers: str = DAEMON, by: str = "") -> str:
-        """Return what a delivered copy cost in *metric*, recently."""
-        spent = self.rate(metric, matchers, by)
-        delivered = self.rate("etltd_messages_delivered_total")
+        spent, delivered = self.total(metric, by=by), self.total("etltd_messages_delivered_total")
         join = "on () group_left () " if by else ""
-        return f"({spent}) / {join}(({delivered}) > 0)"
+        return f"{spent} / {join}({delivered} > 0)"
 
     def recent_mean(self, histogram: str, matchers: str = DAEMON) -> str:
         """Return the mean of what a histogram counted recently."""
@@ -182,12 +185,23 @@ class Side:
 
     def _sampled(self, metric: str, matchers: str) -> str:
         """Return the sum of the rates at each step of the range, in no unit."""
-        as_mode = _at_each_step(rate(self._of_mode(metric, matchers)))
-        return f"({as_mode} or {self._sampled_run(metric, matchers)})"
+        as_mode = _at_each_step(rate(self._of_mode(metric, matchers)), STEP)
+        return f"({self._sampled_while_measured(metric, matchers)} or {as_mode})"
 
-    def _sampled_run(self, metric: str, matchers: str) -> str:
-        as_run = f"{rate(_with(metric, matchers), 'mode')}{self._while_measured()}"
-        return f"sum({_at_each_step(as_run)})"
+    def _sampled_while_measured(self, metric: str, matchers: str, by: str = "") -> str:
+        """Return the same, while a run of this name or of this mode was in its measured phase.
+
+        And for one window longer: then every moment of the phase is in as many windows as any
+        other, and what is scraped a second later has risen by as much in the end.
+        """
+        phases = (
+            f'max_over_time(etlt_load_phase{{{CLIENT}, {label}="{self.name}", phase="measure"}}'
+            f"[{RUN_RATE}])"
+            for label in ("mode", "run_id")
+        )
+        spent = rate(_with(metric, matchers), f"mode, {by}" if by else "mode", RUN_RATE)
+        while_measured = _where(f"({' or '.join(phases)})", by)
+        return f"sum{_by(by)}({_at_each_step(spent + while_measured, RUN_STEP)})"
 
     def _of_mode(self, metric: str, matchers: str) -> str:
         return _with(metric, f'{matchers}, mode="{self.name}"')
@@ -197,13 +211,17 @@ class Side:
 
     def _while_measured(self, by: str = "") -> str:
         """Return a factor of 1, by mode, while the run of this name is in its measured phase."""
-        phase = f'etlt_load_phase{{{CLIENT}, run_id="{self.name}", phase="measure"}}'
-        join = "* on (mode) group_left ()" if by else "* on (mode)"
-        return f" {join} max by (mode) ({phase} == 1)"
+        return _where(f'etlt_load_phase{{{CLIENT}, run_id="{self.name}", phase="measure"}}', by)
 
 
-def _at_each_step(expression: str) -> str:
-    return f"sum_over_time(({expression})[{RANGE}:{STEP}])"
+def _where(phase: str, by: str) -> str:
+    """Return a factor of 1, by mode, where a phase of the mode is; *by* what else there is."""
+    join = "* on (mode) group_left ()" if by else "* on (mode)"
+    return f" {join} max by (mode) ({phase} == 1)"
+
+
+def _at_each_step(expression: str, step: str) -> str:
+    return f"sum_over_time(({expression})[{RANGE}:{step}])"
 
 
 def _with(metric: str, matchers: str) -> str:
@@ -255,15 +273,19 @@ def _right_over_left_total(metric: str) -> str:
 def is_comparable() -> str:
     """Return 1 if every gate holds, else 0; also 0 if a side is missing.
 
-    Without a probe there is no second witness, which is shown beside it and does not fail it.
+    Without any probe there is no second witness, which is shown beside it and does not fail it. One
+    that sees a single side, or is not scraped, does. The client's scrapes are no gate: its totals
+    are exact whenever they are scraped last, and without that the offered loads differ.
     """
+    unless_probed = f" or (vector(1) unless on () last_over_time({PROBES}{{{PROBE}}}[{RANGE}]))"
     gates = (
         *(_within(ratio, OFFERED_TOLERANCE) for ratio in offered_ratios().values()),
         f"(({LEFT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
         f"(({RIGHT.delivery_ratio()}) >= bool {WHOLE_DELIVERY})",
         f"({scrapes('etltd_build_info', DAEMON)} >= bool {WHOLE_SCRAPES})",
-        f"({_within(LEFT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
-        f"({_within(RIGHT.witness_ratio(), WITNESS_TOLERANCE)} or vector(1))",
+        f"({_within(LEFT.witness_ratio(), WITNESS_TOLERANCE)}{unless_probed})",
+        f"({_within(RIGHT.witness_ratio(), WITNESS_TOLERANCE)}{unless_probed})",
+        f"(({scrapes(PROBES, PROBE)} >= bool {WHOLE_SCRAPES}){unless_probed})",
     )
     return f"({' * '.join(gates)}) or vector(0)"
 

@@ -20,6 +20,8 @@ RUNBOOK = "dashboards/RUNBOOK.md"
 NEAR_LIMIT = 0.9  # of a limit: what is left is time to act
 # A client tells its totals once a second: a rate over 30 s may be wrong by 3 % on either side.
 LIVE_TOLERANCE = 0.1
+ANSWERS = 0.7  # least share of scrapes: one that fails every other time is down, too
+UNREAD = 0.4  # of the bytes sent: all those of one daemon of two, which is half
 STEADY_SECONDS = 30  # of both loads, before they are compared: many runs last a minute
 HEAD = "# Made by `etlt-dashboards build`; edit dashboards/rules.py instead.\n"
 
@@ -152,8 +154,9 @@ def _both(series: str) -> str:
     return f"\n  and on () count({series}) == 2"
 
 
-_WATCHED = 'sum by (mode) (etlt_probe_target_up{job="etlt-probe"})'
 _SCRAPED = 'count by (mode) (etltd_build_info{job="etltd"})'
+_PROBED = 'etlt_probe_target_up{job="etlt-probe"}'
+_WATCHED = f"(sum by (mode) ({_PROBED}) or on (mode) 0 * {_SCRAPED})"  # a mode may have no series
 _BY_PROBE = _steady_rate('etlt_probe_epoll_waits_total{job="etlt-probe"}')
 _BY_DAEMON = _steady_rate('etltd_epoll_waits_total{job="etltd"}')
 
@@ -177,7 +180,8 @@ INVALID_BECAUSE = {
     f"\n  / (sum by (mode) ({_BY_DAEMON}) > 0)"
     f"\n  and on (mode) ({_WATCHED} == on (mode) {_SCRAPED}))) > {WITNESS_TOLERANCE}"
     + _both(_STEADY),
-    "other_processes_watched": f"max(abs({_WATCHED} - on (mode) {_SCRAPED})) > 0" + _both(_STEADY),
+    "other_processes_watched": f"max(abs({_WATCHED} - on (mode) {_SCRAPED})) > 0"
+    f"\n  and on () count({_PROBED}) > 0" + _both(_STEADY),
 }
 
 
@@ -189,15 +193,34 @@ def comparison_invalid(reasons: Iterable[str] = tuple(INVALID_BECAUSE)) -> str:
     )
 
 
+def _unanswered(job: str) -> str:
+    """Return a condition: a target of *job* does not answer, or often does not."""
+    return f'up{{job="{job}"}} == 0 or avg_over_time(up{{job="{job}"}}[5m]) < {ANSWERS}'
+
+
+_RECEIVED = 'etltd_received_bytes_total{job="etltd"}'
+# A client that was not told whom it loads says `unknown`.
+_SENT = _by_mode('etlt_load_sent_bytes_total{job="loadclient", mode=~"et|lt"}')
+
 ALERTS = (
     Alert(
         "EtltdDown",
-        'up{job="etltd"} == 0 or absent(up{job="etltd"})',
+        f'{_unanswered("etltd")} or absent(up{{job="etltd"}})',
         "1m",
         "critical",
-        "etltd {{ $labels.instance }} cannot be scraped",
-        "Prometheus has had no answer from {{ $labels.instance }} for a minute, or knows no target "
-        "of the job etltd at all. Its clients may still be served: see whether the process lives.",
+        "etltd{{ with $labels.instance }} {{ . }}{{ end }} cannot be scraped",
+        "For a minute Prometheus has had few answers or none from"
+        ' {{ or $labels.instance "any daemon" }}, or knows no target of the job etltd at all. Its '
+        "clients may still be served: see whether the process lives.",
+    ),
+    Alert(
+        "EtltProbeDown",
+        _unanswered("etlt-probe"),
+        "1m",
+        "warning",
+        "etlt-probe {{ $labels.instance }} cannot be scraped",
+        "For a minute Prometheus has had few answers or none from it. The daemons are not touched; "
+        "the kernel's counts are missing, and no comparison is checked by them.",
     ),
     Alert(
         "EtltdLoopStalled",
@@ -211,15 +234,12 @@ ALERTS = (
     ),
     Alert(
         "EtltdInputUnread",
-        '(sum by (mode) (rate(etlt_load_sent_bytes_total{job="loadclient"}[1m])) > 0)\n'
-        "unless on (mode)\n"
-        '(sum by (mode) (rate(etltd_received_bytes_total{job="etltd"}[1m])) > 0)',
-        "30s",
+        f"({_SENT}\n- on (mode)\n{_by_mode(_RECEIVED)})\n> on (mode) {UNREAD} * {_SENT}",
+        "1m",  # a load has begun, and its daemon was not scraped since
         "critical",
-        "Clients send to the {{ $labels.mode }} daemon, and it reads nothing",
-        "The load client's bytes leave it at {{ $value | humanize }}B/s, and the daemon's count of "
-        "bytes received stands still: they wait in its sockets. In mode et this is how a lost edge "
-        "looks.",
+        "Clients send to {{ $labels.mode }} daemons, and they do not read it",
+        "{{ $value | humanize }}B/s of what the load client sends are not read: they wait in a "
+        "daemon's sockets. In mode et this is how a lost edge looks.",
     ),
     Alert(
         "EtltdOutputStuck",

@@ -25,7 +25,8 @@ def board() -> Dashboard:
     return panels.board(
         "etlt-daemon",
         "One or more etltd, for whoever is on call. What is split by a kind or a reason is summed "
-        "over the chosen daemons of a mode: choose one instance to see it alone.",
+        "over the chosen daemons of a mode: choose one instance to see it alone, and one job where "
+        "two scrape the same daemons.",
         variables=(
             panels.datasource_variable(),
             panels.job_variable(),
@@ -78,7 +79,7 @@ def _is_up() -> Panels:
             "Ready",
             "What /readyz says: the loop ticks, and new peers are taken in.",
             ("ready", "NOT READY"),
-            Query(_gauge("ready"), WHO),
+            Query(f"min by ({BY}) ({_of('ready')})", WHO),
             span=4,
             height=5,
         ),
@@ -86,7 +87,7 @@ def _is_up() -> Panels:
             "Up since",
             units.DateTimeFromNow,
             "When the daemon started.",
-            Query(f"{_gauge('start_time_seconds')} * 1000", WHO),
+            Query(f"max by ({BY}) ({_of('start_time_seconds')}) * 1000", WHO),
             pixels=16,
         ),
     )

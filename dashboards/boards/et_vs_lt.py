@@ -18,6 +18,7 @@ from dashboards.queries import (
     LEFT,
     OFFERED_TOLERANCE,
     PROBE,
+    PROBES,
     RANGE,
     RIGHT,
     RUNS,
@@ -45,6 +46,10 @@ LATENCY = "etlt_load_delivery_latency_seconds"
 UNCORRECTED = "etlt_load_delivery_latency_uncorrected_seconds"
 DELIVERED = "etltd_messages_delivered_total"
 COMPARED = 'mode=~"$left|$right"'
+PER_MESSAGE = (
+    "Per copy that was delivered, while the load was measured (to 20 s); without a client that "
+    "says when that was, over the whole time range."
+)
 
 
 def board() -> Dashboard:
@@ -79,31 +84,30 @@ def board() -> Dashboard:
 
 
 def _verdicts() -> Panels:
-    per_message = "Over the whole time range, per copy that was delivered."
     return (
         panels.verdict(
             "Wakeups per message",
             units.Short,
-            f"Returns of epoll_wait with at least one event. {per_message}",
+            f"Returns of epoll_wait with at least one event. {PER_MESSAGE}",
             lambda side: side.per_delivered("etltd_epoll_wakeups_total"),
         ),
         panels.verdict(
             "System calls per message",
             units.Short,
-            f"All system calls of the loop. {per_message}",
+            f"All system calls of the loop. {PER_MESSAGE}",
             lambda side: side.per_delivered("etltd_syscalls_total"),
         ),
         panels.verdict(
             "CPU time per message",
             units.Seconds,
-            f"User and system time of the process, by getrusage. {per_message}",
+            f"User and system time of the process, by getrusage. {PER_MESSAGE}",
             lambda side: side.per_delivered("etltd_cpu_seconds_total"),
         ),
         panels.verdict(
             "EAGAINs per message",
             units.Short,
             "Reads and writes that found nothing to do: what ET pays to know that a socket is "
-            f"empty. {per_message}",
+            f"empty. {PER_MESSAGE}",
             lambda side: side.per_delivered(EAGAINS),
             third=DIFFERENCE,
         ),
@@ -122,7 +126,8 @@ def _comparable() -> stat.Panel:
         "Is it comparable?",
         "Every gate below must hold, for both sides. A difference shown while one does not "
         "is no evidence. One run per side shows no difference in times either: "
-        "`loadclient compare` does that.",
+        "`loadclient compare` does that. The choice of a Run narrows the table below and not the "
+        "verdict: for that, take its name as Left or Right.",
         ("comparable", "not comparable"),
         Query(is_comparable(), "verdict"),
         span=8,
@@ -164,7 +169,7 @@ def _gates() -> Panels:
             "probes. Counters of what was not scraped are guesses.",
             (WHOLE_SCRAPES, 1.001),
             Query(scrapes("etltd_build_info", DAEMON), "daemons"),
-            Query(scrapes("etlt_probe_collect_seconds", PROBE), "probes"),
+            Query(scrapes(PROBES, PROBE), "probes"),
             span=6,
         ),
     )
@@ -237,22 +242,20 @@ def _calls() -> Panels:
         panels.bars(
             "System calls per message, by kind",
             units.Short,
-            "Recent system calls of the loop per delivered copy.",
+            f"System calls of the loop. {PER_MESSAGE}",
             *sides(
-                lambda side: _nonzero(
-                    side.recent_per_delivered("etltd_syscalls_total", by="syscall")
-                ),
+                lambda side: _nonzero(side.per_delivered("etltd_syscalls_total", by="syscall")),
                 "{{syscall}}",
             ),
             span=8,
             height=12,
         ),
         panels.bars(
-            "epoll_ctl by operation",
-            units.OpsPerSecond,
-            "Recent calls per second. LT asks for EPOLLOUT when a peer is behind and takes it "
-            "back (mod); ET never modifies.",
-            *sides(lambda side: side.rate("etltd_epoll_ctl_total", by="op"), "{{op}}"),
+            "epoll_ctl per message, by operation",
+            units.Short,
+            "LT asks for EPOLLOUT when a peer is behind and takes it back (mod); ET never does. "
+            f"{PER_MESSAGE}",
+            *sides(lambda side: side.per_delivered("etltd_epoll_ctl_total", by="op"), "{{op}}"),
             span=8,
             height=12,
         ),
@@ -308,7 +311,7 @@ def _observing() -> Panels:
             "How long Prometheus waited for an answer. A scrape holds the daemon's interpreter "
             "lock for a part of it, equally in both modes.",
             Query(_scrape_seconds("etltd_build_info", DAEMON), "daemons"),
-            Query(_scrape_seconds("etlt_probe_collect_seconds", PROBE), "probes"),
+            Query(_scrape_seconds(PROBES, PROBE), "probes"),
             span=6,
         ),
     )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dashboards.panels import Panels
 
 TARGETS = f'{PROBE}, comm=~"$comm"'
+# The probe times the waits, too, beside which every transfer would lie on the axis.
+TRANSFERS = 'syscall!~"epoll_.+|accept4?|close|shutdown"'
 BY = "comm"
 WHO = panels.named(BY)
 
@@ -196,7 +198,10 @@ def _transfers() -> Panels:
             "Duration of I/O calls, p99",
             units.Seconds,
             "From the entry of a read or write to its return. Not with --lite.",
-            panels.p99_of(_of("syscall_duration_seconds_bucket"), f"{BY}, syscall"),
+            panels.p99_of(
+                f"etlt_probe_syscall_duration_seconds_bucket{{{TARGETS}, {TRANSFERS}}}",
+                f"{BY}, syscall",
+            ),
             span=12,
             kinds=panels.SYSTEM_CALLS,
             legend=panels.RIGHT_OF_IT,
@@ -228,8 +233,8 @@ def _not_counted() -> timeseries.Panel:
         "Not counted",
         units.OpsPerSecond,
         "Program runs that the kernel skipped, calls without room in the tables, and "
-        "returns whose entry was not seen (one per thread that was in a call when the "
-        "probe came).",
+        "returns whose entry was not seen: one of each thread that was in a call when the probe "
+        "came, and one of each that began since. etltd has a new thread for every scrape.",
         panels.rate_of(f"etlt_probe_missed_runs_total{{{PROBE}}}", "program"),
         panels.rate_of(_of("untracked_calls_total"), BY, "untracked"),
         panels.rate_of(_of("unmatched_exits_total"), BY, "unmatched"),

@@ -57,8 +57,8 @@ class Span:
 
     @property
     def seconds(self) -> int:
-        """Return how long it is, in whole seconds, as Grafana says it."""
-        return max(1, round(self.end - self.start))
+        """Return how long it is, in whole seconds, as Grafana says it; no less than it is."""
+        return math.ceil(self.end - self.start)
 
     def at_a_glance(self) -> Span:
         """Return the same, looked at from its end, with rates over all of it."""

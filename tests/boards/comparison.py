@@ -145,6 +145,11 @@ CASES: dict[str, tuple[tuple[Side, ...], str, tuple[int, int, int]]] = {
         STEADILY,
     ),
     "a host without a probe": ((LT, replace(ET, hosts=2)), "other_processes_watched", STEADILY),
+    "a probe that sees one mode only": (
+        (LT, replace(ET, watched=None)),
+        "other_processes_watched",
+        STEADILY,
+    ),
     "a probe that watches somebody else": (
         (replace(LT, watched=2), ET),
         "other_processes_watched",

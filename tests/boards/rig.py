@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dashboards.queries import RUN_RATE
 from tests.boards.asking import Prometheus, Span
 from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
 from tests.conftest import refusal
@@ -217,6 +218,9 @@ def scene(folder: Path) -> Iterator[Scene]:
         _wait_for(servers, "count(min_over_time(up[3s]) == 1)", len(MODES) + len(probes))
         _wait_for(servers, "count(up{job='loadclient'} == 0)", len(MODES))
 
+        # What a daemon spends on starting is in rates for as long as they look back.
+        recently = f"changes(etltd_start_time_seconds[{RUN_RATE}]) > 0"
+        _wait_for(servers, f"absent({recently})", 1)
         before = {mode: daemon.quiet_metrics() for mode, daemon in daemons.items()}
         start, said = time.time(), {BEFORE: look(targets.addresses, without="loadclient")}
         _wait_for(servers, f"count(timestamp(etltd_epoll_waits_total) > {start})", len(MODES))

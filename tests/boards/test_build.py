@@ -69,7 +69,22 @@ def test_what_cannot_be_written_is_one_sentence(
     (tmp_path / "generated").write_text("a file")
 
     assert main(["build", "--output", str(tmp_path)]) == FAILED
-    assert capsys.readouterr().err.count("\n") == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path) in said
+    assert "Errno" not in said
+
+
+def test_what_is_nested_too_deeply_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    board = tmp_path / "deep.json"
+    board.write_text("[" * 100_000)
+
+    assert main(["lint", str(board)]) == FAILED
+    assert capsys.readouterr().err == (
+        f'etlt-dashboards: "{board}" is not a dashboard: it is nested too deeply.\n'
+    )
 
 
 @pytest.mark.parametrize("words", [["--colour"], ["paint"], ["build", "--check=perhaps"]])

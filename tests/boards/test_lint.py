@@ -121,6 +121,11 @@ BROKEN: list[tuple[str, str, Callable[[dict[str, Any]], None]]] = [
         "not taken over",
         ask(f"rate(etltd_epoll_waits_total{{{DAEMON}}}[5m])"),
     ),
+    (
+        "target-rate-interval",
+        "not taken over",
+        ask(f"max_over_time(rate(etltd_epoll_waits_total{{{DAEMON}}}[5m])[1h:$__interval])"),
+    ),
     ("target-job", "etltd_connections", ask('etltd_connections{instance=~"$instance"}')),
     ("target-job", "up", ask('up{job="etltd", instance=~"$instance"}')),
     ("target-instance", "etltd_connections", ask('etltd_connections{job=~"$job"}')),
@@ -200,6 +205,14 @@ def test_the_instance_goes_with_the_job() -> None:
 def test_totals_of_counters_may_be_read_so(reader: str) -> None:
     board = deepcopy(GOOD)
     ask(f"{reader}(etltd_epoll_waits_total{{{DAEMON}}}[$__rate_interval])")(board)
+
+    assert list(findings(board)) == []
+
+
+def test_a_rate_at_steps_of_its_own_has_a_window_of_its_own() -> None:
+    """The panel's step over a day is longer than the load that is looked for."""
+    board = deepcopy(GOOD)
+    ask(f"max_over_time(rate(etltd_epoll_waits_total{{{DAEMON}}}[20s])[$__range:5s])")(board)
 
     assert list(findings(board)) == []
 

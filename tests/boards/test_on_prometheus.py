@@ -74,6 +74,15 @@ def test_every_expression_is_answered_during_the_load(prometheus: Prometheus, sc
     assert faults(a for a in found if scene.has_probe or not needs_probe(a)) == []
 
 
+def test_no_panel_is_empty_after_the_load(prometheus: Prometheus, scene: Scene) -> None:
+    """That is when people look: what is drawn once must not be of the last seconds alone."""
+    found = ask(prometheus.url, our_boards(), [], scene.span, SIDES)
+
+    assert faults(a for a in found if scene.has_probe or not needs_probe(a)) == []
+    bars = [a for a in found if "per message, by" in a.where and "A" in a.where[-1]]
+    assert [max(values[-1] for _, values in one.series) > 0 for one in bars] == [True, True]
+
+
 def values(answer: Answer) -> dict[frozenset[tuple[str, str]], float]:
     assert not answer.error, answer
     return {
