@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards import rules
-from dashboards.boards import daemon, et_vs_lt, kernel
+from dashboards.boards import bus, daemon, et_vs_lt, kernel
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-BOARDS = {"et-vs-lt": et_vs_lt.board, "daemon": daemon.board, "kernel": kernel.board}
+BOARDS = {
+    "et-vs-lt": et_vs_lt.board,
+    "daemon": daemon.board,
+    "kernel": kernel.board,
+    "bus": bus.board,
+}
 
 
 def files() -> dict[str, str]:

@@ -60,6 +60,7 @@ BOARDS = (
     ("etlt-et-vs-lt", "ET vs LT"),
     ("etlt-daemon", "Daemon"),
     ("etlt-kernel", "Kernel"),
+    ("etlt-bus", "Bus"),
 )
 TAG = "etlt"
 WIDTH = 24  # columns of Grafana's grid

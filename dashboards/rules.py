@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 RUNBOOK = "dashboards/RUNBOOK.md"
+LONGEST_LAG_SECONDS = 1  # a chat is no chat then; and more than hosts' clocks differ by
 NEAR_LIMIT = 0.9  # of a limit: what is left is time to act
 # A client tells its totals once a second: a rate over 30 s may be wrong by 3 % on either side.
 LIVE_TOLERANCE = 0.1
@@ -59,6 +60,9 @@ def _per_delivered(series: str) -> str:
     delivered = _by_mode('etltd_messages_delivered_total{job="etltd"}')
     return f"{_by_mode(series)}\n/ ({delivered} > 0)"
 
+
+_MISSED = 'etltd_bus_lost_messages_total{job="etltd"}'
+_HEARD = 'etltd_bus_received_messages_total{job="etltd"}'
 
 RECORDINGS = (
     Recording(
@@ -118,6 +122,16 @@ RECORDINGS = (
         + "\n/ ("
         + _by_mode('etltd_epoll_waits_total{job="etltd"}')
         + " > 0)",
+    ),
+    Recording(
+        "mode:etltd_bus_lag_seconds:p99_rate1m",
+        "histogram_quantile(0.99, sum by (mode, le) (\n"
+        '  rate(etltd_bus_lag_seconds_bucket{job="etltd"}[1m])\n'
+        ")) >= 0",
+    ),
+    Recording(
+        "mode:etltd_bus_missed:ratio_rate1m",
+        f"{_by_mode(_MISSED)}\n/ (({_by_mode(_HEARD)}\n  + {_by_mode(_MISSED)}) > 0)",
     ),
 )
 
@@ -288,6 +302,46 @@ ALERTS = (
         "warning",
         "etltd {{ $labels.instance }} uses {{ $value | humanizePercentage }} of its descriptors",
         "Without descriptors it pauses accepting, and new peers wait in the backlog.",
+    ),
+    Alert(
+        "EtltdBusDown",
+        'etltd_bus_connected{job="etltd"} == 0',
+        "30s",
+        "critical",
+        "etltd {{ $labels.instance }} ({{ $labels.mode }}) has no way to NATS",
+        "Its clients hear each other and nobody else. What they say waits for the bus until "
+        "--bus-buffer-bytes are full; what is given up is announced to the others' clients.",
+    ),
+    Alert(
+        "EtltdBusMissing",
+        'sum by (instance, mode) (rate(etltd_bus_lost_messages_total{job="etltd"}[5m])) > 0',
+        "30s",
+        "warning",
+        "etltd {{ $labels.instance }} ({{ $labels.mode }}) misses what other instances say",
+        "{{ $value | humanize }} messages per second of other instances never came; each of its "
+        "clients is told how many.",
+    ),
+    Alert(
+        "EtltdBusLagging",
+        "histogram_quantile(0.99, sum by (instance, mode, le) (\n"
+        '  rate(etltd_bus_lag_seconds_bucket{job="etltd"}[1m])\n'
+        f")) > {LONGEST_LAG_SECONDS}",
+        "1m",
+        "warning",
+        "etltd {{ $labels.instance }} ({{ $labels.mode }}) hears the others late",
+        "A hundredth of what other instances say comes after {{ $value | humanizeDuration }} or "
+        "more, by two hosts' clocks.",
+    ),
+    Alert(
+        "EtltdBusStrangers",
+        "sum by (instance, mode) (\n"
+        '  increase(etltd_bus_foreign_envelopes_total{job="etltd"}[5m])\n'
+        ") > 0",
+        "0s",
+        "warning",
+        "Somebody who is no etltd publishes on the bus of {{ $labels.instance }}",
+        "{{ $value | humanize }} messages that came over the subject in five minutes are no "
+        "envelopes of this version. Nobody hears them.",
     ),
     Alert(
         "EtltProbeLosingEvents",

@@ -26,6 +26,7 @@ TOGETHER = {
     "probes": "probes",  # some look for their own program by its name
     "deploy/containers": "engine",
     "deploy/test_systemd_boot.py": "systemd",
+    "boards/test_instances.py": "scene",
     "boards/test_on_prometheus.py": "scene",
     "boards/test_render.py": "scene",
 }

@@ -80,7 +80,8 @@ class Bridge:
         stats.bus_incoming_bytes = self._incoming.held_bytes
         stats.bus_peers = self._followers.alive(now_ns)
         welcomes = self._followers.welcomes(now_ns)
-        if (welcomes or not stats.bus_outgoing_bytes) and not self._has_left:
+        is_heard = not stats.bus_outgoing_bytes or (welcomes and stats.bus_connected)
+        if is_heard and not self._has_left:
             parcel = Parcel(self._numbered, 0, b"", time_ns(), welcomes=welcomes)
             if self._outgoing.put(parcel, len(welcomes) * WELCOME.size):
                 self._link.wake()

@@ -147,6 +147,11 @@ class Prometheus:
         )
 
 
+def needs_bus(answer: Answer) -> bool:
+    """Tell whether it is about something that only instances on a bus have."""
+    return "etltd_bus_" in answer.expr
+
+
 def our_boards() -> list[dict[str, Any]]:
     """Return the committed boards."""
     return [board_from(path.read_text()) for path in sorted(GENERATED.glob("*.json"))]

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dashboards.render import bundle as bundles
 from tests.boards import rig
+from tests.boards.drawing import missing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.boards.rig import Scene
 
@@ -22,3 +25,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     faulthandler.cancel_dump_traceback_later()  # on a busy machine it takes more than a minute
     with rig.scene(tmp_path_factory.mktemp("scene")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def page() -> Path:
+    """Build the page, or skip: only the first time on a machine it takes more than a moment."""
+    if missing():
+        pytest.skip(f"not installed: {', '.join(missing())}")
+    faulthandler.cancel_dump_traceback_later()  # npm may take more than a test does
+    return bundles.bundle()

@@ -74,6 +74,11 @@ def rate(name: str, *by: str, at: str = END, counts: float = IDLE_COUNTS, **wher
     return Truth(of, at, slack=counts / 20)
 
 
+def rise(name: str, *by: str, **where: str) -> Truth:
+    """Return by how much a counter rose, which `increase` extrapolates as `rate` does."""
+    return Truth(lambda view: view.rise(name, *by, **where))
+
+
 def level(
     name: str, *by: str, at: str = DURING, times: float = 1, rel: float = 0, **where: str
 ) -> Truth:
@@ -323,9 +328,58 @@ KERNEL = {
         rate(f"{P}unmatched_exits_total", "comm"),
     ],
 }
-BOARDS = {"etlt / Daemon": DAEMON, "etlt / ET vs LT": HOME, "etlt / Kernel": KERNEL}
+B = "etltd_bus_"
+SIGN_BYTES = 3 * 100  # signs of life between our look and Prometheus'
+# Without a bus there are no such series, and the panels are empty: as true, and of no worth.
+BUS = {
+    "On the bus": [level(f"{B}connected", *WHO, at=TROUBLE)],
+    "Other instances heard of": [level(f"{B}peers", *WHO, at=END)],
+    "Messages missed, in this time range": [
+        replace(rise(f"{B}lost_messages_total", *WHO), slack=0.5)  # it is rounded
+    ],
+    "Connections": [level("etltd_connections", *WHO), level("etltd_connections", "mode")],
+    "Delivered": [rate(DELIVERED, *WHO), rate(DELIVERED, "mode")],
+    "CPU": [rate("etltd_cpu_seconds_total", *by, counts=CPU_SECONDS) for by in (WHO, ("mode",))],
+    "Messages": [rate(f"{B}{way}_messages_total", *WHO) for way in ("published", "received")],
+    "Bytes": [
+        rate(f"{B}{way}_bytes_total", *WHO, counts=SIGN_BYTES) for way in ("published", "received")
+    ],
+    "Messages per envelope": [
+        over(rate(f"{B}published_messages_total", *WHO), rate(f"{B}published_batches_total", *WHO))
+    ],
+    "Lag": [quantile(q, f"{B}lag_seconds_bucket", *WHO) for q in (0.5, 0.99)],
+    "Bytes waiting": [
+        level(f"{B}{way}_bytes", *WHO, at=TROUBLE) for way in ("outgoing", "incoming")
+    ],
+    "Reconnects and failures": [
+        rate(f"{B}{what}_total", *WHO, at=TROUBLE) for what in ("reconnects", "connect_failures")
+    ],
+    "Missed": [rate(f"{B}lost_messages_total", *WHO)],
+    "Gaps, late messages, strangers": [
+        rate(f"{B}{what}_total", "mode", counts=0)
+        for what in ("gaps", "late_messages", "foreign_envelopes")
+    ],
+    "Given up, by reason": [rate(f"{B}dropped_messages_total", "mode", "reason", counts=0)],
+}
+BOARDS = {
+    "etlt / Daemon": DAEMON,
+    "etlt / ET vs LT": HOME,
+    "etlt / Kernel": KERNEL,
+    "etlt / Bus": BUS,
+}
 
 # -- rules and alerts -----------------------------------------------------------------------------
+
+
+def share(part: str, rest: str) -> Truth:
+    """Return a part of what is made of two counters, by mode; of nothing there is none."""
+
+    def of(view: View) -> Values:
+        found, other = view.rise(part, "mode"), view.rise(rest, "mode")
+        whole = {mode: value + other[mode] for mode, value in found.items()}
+        return {mode: value / whole[mode] for mode, value in found.items() if whole[mode]}
+
+    return Truth(of)
 
 
 def _by_delivered(name: str, rel: float = EXTRAPOLATION, **where: str) -> list[Truth]:
@@ -354,6 +408,10 @@ RECORDINGS = {
     ],
     "mode:etlt_probe_waits_per_daemon_wait:ratio_rate1m": [
         over(rate(WAITS, "mode"), rate("etltd_epoll_waits_total", "mode"))
+    ],
+    "mode:etltd_bus_lag_seconds:p99_rate1m": [quantile(0.99, f"{B}lag_seconds_bucket", "mode")],
+    "mode:etltd_bus_missed:ratio_rate1m": [
+        share(f"{B}lost_messages_total", f"{B}received_messages_total")
     ],
 }
 TARGET = ("job", "instance", "mode")
@@ -389,6 +447,10 @@ ALERTS = {
     "EtltdDescriptorsNearLimit": [
         over(level("etltd_open_fds", *TARGET), level("etltd_max_fds", *TARGET), rel=0.2)
     ],
+    "EtltdBusDown": [level(f"{B}connected", *TARGET, at=TROUBLE)],
+    "EtltdBusMissing": [rate(f"{B}lost_messages_total", *WHO)],
+    "EtltdBusLagging": [quantile(0.99, f"{B}lag_seconds_bucket", *WHO)],
+    "EtltdBusStrangers": [rise(f"{B}foreign_envelopes_total", *WHO)],
     "EtltProbeLosingEvents": [
         each(f"{P}collect_seconds", "instance", value=0, at=END) for _ in range(3)
     ],

@@ -1,0 +1,219 @@
+"""Bus: several instances that are one chat, each by itself and all of a mode together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grafana_foundation_sdk.models import units
+
+from dashboards import panels
+from dashboards.panels import Query, rate_of
+from dashboards.queries import DAEMON, RANGE, over, quantile, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from grafana_foundation_sdk.builders import timeseries
+    from grafana_foundation_sdk.builders.dashboard import Dashboard
+
+    from dashboards.panels import Panels
+
+BY = "mode, instance"
+WHO = panels.named(BY)
+ALL = "all"
+
+
+def board() -> Dashboard:
+    """Return the board."""
+    return panels.board(
+        "etlt-bus",
+        "Instances of etltd on a bus: what each does, what all of a mode do together, what passes "
+        "between them and what is lost. Without --bus there is nothing to see in the lower rows.",
+        variables=(
+            panels.datasource_variable(),
+            panels.job_variable(),
+            panels.instance_variable(),
+        ),
+        annotations=(panels.restarts(),),
+        rows={
+            "Now": _now(),
+            "Each instance, and all of a mode": _each_and_all(),
+            "What passes between them": (*_passing(), *_how_it_passes()),
+            "What is lost": _lost(),
+        },
+    )
+
+
+def _of(metric: str) -> str:
+    return f"etltd_{metric}{{{DAEMON}}}"
+
+
+def _gauge(metric: str, by: str = BY) -> str:
+    return f"sum by ({by}) ({_of(metric)})"
+
+
+def _now() -> Panels:
+    missed = f"sum by ({BY}) (increase({_of('bus_lost_messages_total')}[{RANGE}]))"
+    return (
+        panels.yes_or_no(
+            "On the bus",
+            "Whether the instance is connected to NATS. It serves its own clients all the same.",
+            ("connected", "ALONE"),
+            Query(_gauge("bus_connected"), WHO),
+            span=8,
+            height=5,
+        ),
+        panels.number(
+            "Other instances heard of",
+            units.Short,
+            "Within five seconds. Instances of one subject should all show the same number.",
+            Query(_gauge("bus_peers"), WHO),
+            span=8,
+        ),
+        panels.number(
+            "Messages missed, in this time range",
+            units.Short,
+            "What others said and this instance's clients did not hear; each of them was told.",
+            Query(f"round({missed})", WHO),
+            span=8,
+        ),
+    )
+
+
+def _each_and_all() -> Panels:
+    return (
+        panels.graph(
+            "Connections",
+            units.Short,
+            "Peers connected to each instance, and to all of a mode.",
+            Query(_gauge("connections"), WHO),
+            Query(_gauge("connections", "mode"), f"{{{{mode}}}} {ALL}"),
+            kinds=("each", ALL),
+        ),
+        _rates(
+            "Delivered",
+            units.MessagesPerSecond,
+            "Copies handed to the kernel.",
+            "messages_delivered_total",
+        ),
+        _rates(
+            "CPU",
+            units.PercentUnit,
+            "CPU seconds per second, the bus's thread included. Each loop has one core.",
+            "cpu_seconds_total",
+        ),
+    )
+
+
+def _rates(title: str, unit: str, description: str, metric: str) -> timeseries.Panel:
+    """Return a counter's rate for every instance, and summed over a mode's."""
+    each, together = rate_of(_of(metric), BY), rate_of(_of(metric), "mode", ALL)
+    return panels.graph(title, unit, description, each, together, kinds=("each", ALL))
+
+
+def _passing() -> Panels:
+    messages, batches = (
+        rate(_of(f"bus_published_{what}_total"), BY) for what in ("messages", "batches")
+    )
+    return (
+        _both_ways(
+            "Messages",
+            units.MessagesPerSecond,
+            "messages",
+            "Said by this instance's clients and handed to NATS; and heard from others.",
+        ),
+        _both_ways(
+            "Bytes",
+            units.BytesPerSecondIEC,
+            "bytes",
+            "The same in bytes, signs of life included.",
+        ),
+        _wide(
+            "Messages per envelope",
+            units.Short,
+            "One tick is one envelope: the more a tick has to say, the cheaper the bus.",
+            Query(over(messages, batches), WHO),
+        ),
+    )
+
+
+def _both_ways(title: str, unit: str, what: str, description: str) -> timeseries.Panel:
+    return _wide(
+        title,
+        unit,
+        description,
+        rate_of(_of(f"bus_published_{what}_total"), BY, "out"),
+        rate_of(_of(f"bus_received_{what}_total"), BY, "in"),
+        kinds=("out", "in"),
+    )
+
+
+def _how_it_passes() -> Panels:
+    return (
+        _wide(
+            "Lag",
+            units.Seconds,
+            "From the tick in which a batch was read there to the one in which it is delivered "
+            "here, by two hosts' clocks: it is as true as these agree.",
+            *(_lag(q, name) for q, name in ((0.5, "p50"), (0.99, "p99"))),
+            kinds=("p50", "p99"),
+        ),
+        _wide(
+            "Bytes waiting",
+            units.BytesIEC,
+            "For NATS (out), and from NATS for the loop (in). At --bus-buffer-bytes messages are "
+            "given up.",
+            Query(_gauge("bus_outgoing_bytes"), f"{WHO} out"),
+            Query(_gauge("bus_incoming_bytes"), f"{WHO} in"),
+            kinds=("out", "in"),
+        ),
+        _wide(
+            "Reconnects and failures",
+            units.OpsPerSecond,
+            "Connections to NATS after the first, and those that could not be made.",
+            rate_of(_of("bus_reconnects_total"), BY, "reconnects"),
+            rate_of(_of("bus_connect_failures_total"), BY, "failures"),
+            kinds=("reconnects", "failures"),
+        ),
+    )
+
+
+def _lag(q: float, name: str) -> Query:
+    return Query(quantile(q, _of("bus_lag_seconds_bucket"), BY), f"{WHO} {name}")
+
+
+def _wide(
+    title: str, unit: str, description: str, *queries: Query, kinds: Sequence[str] = ()
+) -> timeseries.Panel:
+    """Return lines with room for the names of two for every instance."""
+    half, beside = panels.WIDTH // 2, panels.RIGHT_OF_IT
+    return panels.graph(title, unit, description, *queries, kinds=kinds, span=half, legend=beside)
+
+
+def _lost() -> Panels:
+    return (
+        panels.graph(
+            "Missed",
+            units.MessagesPerSecond,
+            "Messages of others that never came, wherever they were lost.",
+            rate_of(_of("bus_lost_messages_total"), BY),
+        ),
+        panels.graph(
+            "Gaps, late messages, strangers",
+            units.OpsPerSecond,
+            "Gaps in the numbers; messages that came twice or after they were given up; and what "
+            "came over the subject and is nobody's of us.",
+            rate_of(_of("bus_gaps_total"), "mode", "gaps"),
+            rate_of(_of("bus_late_messages_total"), "mode", "late"),
+            rate_of(_of("bus_foreign_envelopes_total"), "mode", "strangers"),
+            kinds=("gaps", "late", "strangers"),
+        ),
+        panels.graph(
+            "Given up, by reason",
+            units.MessagesPerSecond,
+            "Messages that this side could not pass on: no room for NATS or for the loop, a line "
+            "over the server's limit, or a stop without NATS.",
+            rate_of(_of("bus_dropped_messages_total"), "mode, reason"),
+            kinds=("outgoing_full", "too_large", "unsent", "incoming_full"),
+        ),
+    )
