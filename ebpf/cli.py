@@ -91,6 +91,7 @@ def with_config(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    _fill_gaps()
     try:
         status: int | None = app.meta(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
@@ -112,7 +113,26 @@ def _version() -> str:
 
 
 def _say(sentence: str) -> None:
-    print(f"etlt-probe: {sentence}", file=sys.stderr, flush=True)
+    try:
+        print(f"etlt-probe: {sentence}", file=sys.stderr, flush=True)
+    except OSError:  # nobody reads it any more, as in `2>&1 | head -1`; the counts go on
+        _point_at_nothing(2)
+
+
+def _point_at_nothing(fd: int) -> None:
+    """Have *fd* lead nowhere, so that the flush at exit does not fail once more."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, fd)
+    if nothing != fd:
+        os.close(nothing)
+
+
+def _fill_gaps() -> None:
+    """Open what we were started without (`2>&-`): else a map's descriptor becomes our stderr."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _point_at_nothing(fd)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", closefd=False))
 
 
 def _usage(sentence: str) -> int:
@@ -165,9 +185,15 @@ def _once(config: Config, watch: Watch) -> int:
     watch.stop_counting()
     seconds = time.monotonic() - started
     snapshot = watch.snapshot()
-    # Whoever reads has read enough; rich says so by SystemExit.
-    with suppress(BrokenPipeError, SystemExit):
-        _print(config, snapshot, seconds)
+    try:
+        with suppress(SystemExit):  # how rich says that the reader has gone
+            _print(config, snapshot, seconds)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has read enough
+        _point_at_nothing(sys.stdout.fileno())
+    except OSError as error:
+        _point_at_nothing(sys.stdout.fileno())
+        raise Refused(f"cannot write what was counted: {error.strerror}") from error
     return DONE
 
 
@@ -177,11 +203,6 @@ def _print(config: Config, snapshot: Snapshot, seconds: float) -> None:
     else:
         width = None if sys.stdout.isatty() else TABLE_COLUMNS
         report.print_table(snapshot, seconds, Console(width=width), lite=config.lite)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
-        raise
 
 
 def _nobody(config: Config) -> Refused:

@@ -315,13 +315,20 @@ def _stub_headers() -> Iterator[None]:
             os.environ["BCC_KERNEL_SOURCE"] = before
 
 
+def _scratch() -> int:
+    """Return a file in memory, as a read-only container has no place for one; or one of nothing."""
+    try:
+        return os.memfd_create("stderr")
+    except OSError:  # a seccomp filter; a refusal is explained less well then
+        return os.open(os.devnull, os.O_RDWR)
+
+
 @contextmanager
 def _captured_stderr() -> Iterator[Any]:
     """Keep what clang and libbpf print by themselves; it explains a refusal, or is noise."""
     sys.stderr.flush()
     saved = os.dup(2)
-    # in memory: a read-only container has no place for files
-    with os.fdopen(os.memfd_create("stderr"), "w+b") as captured:
+    with os.fdopen(_scratch(), "w+b") as captured:
         os.dup2(captured.fileno(), 2)
         try:
             yield captured

@@ -54,6 +54,12 @@ class Circumstances:
 def explain(code: int, here: Circumstances) -> str:
     """Say in one sentence why bpf(2) failed with errno *code*, and what to type."""
     if code == errno.ENOSYS:
+        if here.seccomp == SECCOMP_MODE_FILTER:
+            return (
+                "bpf(2) is said not to exist: a seccomp filter says so (Docker older than 23 "
+                "allows it only with --cap-add SYS_ADMIN), or the kernel was built without "
+                "CONFIG_BPF_SYSCALL"
+            )
         return "this kernel has no bpf(2); it was built without CONFIG_BPF_SYSCALL"
     if code not in (errno.EPERM, errno.EACCES):
         return f"bpf(2) failed: {os.strerror(code)}"
@@ -85,11 +91,23 @@ def _explain_in_spite_of_capabilities(here: Circumstances) -> str:
     )
 
 
+def explain_no_pidfd(error: OSError, here: Circumstances) -> str:
+    """Say in one sentence why no process can be taken hold of."""
+    if here.seccomp == SECCOMP_MODE_FILTER:
+        return (
+            f"pidfd_open(2) is refused ({error.strerror}): a seccomp filter blocks it; a Docker "
+            "that knows the call (20.10 on) allows it, or --security-opt seccomp=unconfined"
+        )
+    if error.errno == errno.ENOSYS:
+        return "needs Linux 5.3 or newer: this kernel has no pidfd_open(2)"
+    return f"pidfd_open(2) failed: {error.strerror}"
+
+
 def check(
     status: Path = Path("/proc/self/status"),
     lockdown: Path = Path("/sys/kernel/security/lockdown"),
 ) -> None:
-    """Raise Refused unless maps and tracing programs can be made here."""
+    """Raise Refused unless processes can be held, and maps and tracing programs made, here."""
     if os.uname().machine not in kernel.ARCHITECTURES:
         known = " and ".join(kernel.ARCHITECTURES)
         raise Refused(f"this machine is {os.uname().machine}; the probe knows {known}")
@@ -98,3 +116,7 @@ def check(
     except OSError as error:
         here = Circumstances.read(status, lockdown)
         raise Refused(explain(error.errno or 0, here)) from error
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        raise Refused(explain_no_pidfd(error, Circumstances.read(status, lockdown))) from error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from contextlib import suppress
 from typing import Self
 
 from ebpf import kernel
@@ -42,10 +43,14 @@ class RunTimeSampler:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            fd = kernel.enable_run_statistics()
-            self._stopping.wait(ON_SECONDS)
-            os.close(fd)
+            with suppress(OSError):  # no descriptor is free, say: this sample is left out
+                self._sample()
             self._stopping.wait(EVERY_SECONDS - ON_SECONDS)
+
+    def _sample(self) -> None:
+        fd = kernel.enable_run_statistics()
+        self._stopping.wait(ON_SECONDS)
+        os.close(fd)
 
 
 def _explain(error: OSError) -> str:

@@ -163,6 +163,8 @@ def open_target(pid: int, proc: Path = PROC) -> Target | None:
         pidfd = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
+    except OSError as error:
+        raise Refused(f"process {pid} cannot be taken hold of: {error.strerror}") from error
     try:
         refuse_other_interface(pid, proc)
         target = Target(pid, read_comm(pid, proc), pidfd, locate(pid, proc))

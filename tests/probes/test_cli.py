@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.probes.rig import PATIENCE_SECONDS, PROBE, REPOSITORY
+from tests.probes.rig import PATIENCE_SECONDS, PROBE, REPOSITORY, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,6 +229,70 @@ def test_a_reader_that_has_gone_is_no_traceback(
 
     assert (result.returncode, "Traceback" in result.stderr) == (0, False)
     assert "Exception" not in result.stderr
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_a_full_disk_is_a_sentence(form: tuple[str, ...], workload: Callable[..., Any]) -> None:
+    """What was counted is lost; it must be said, and not by a traceback."""
+    target = workload("et", rounds=11)
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*PROBE, "--once", "--pid", str(target.pid), "--duration", "0.1", *form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=REPOSITORY,
+        )
+
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[1:] == [
+        "etlt-probe: cannot write what was counted: No space left on device"
+    ]
+
+
+@pytest.mark.kernel
+def test_an_exporter_whose_log_nobody_reads_goes_on(exporter: Callable[..., Exporter]) -> None:
+    """As in `etlt-probe ... 2>&1 | head -1`: it ended at its next word."""
+    name = f"unread-{os.getpid()}"
+    probe = exporter("--comm", name)
+    up = frozenset({("mode", "unknown"), ("comm", name)})
+    assert probe.process.stderr is not None
+    probe.process.stderr.close()
+    with called(name):
+        wait_until(lambda: probe.samples()["target_up", up], "it is watched")
+    wait_until(lambda: not probe.samples()["target_up", up], "it has gone")
+    assert probe.stop() == 0
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("redirection", "shows"),
+    [("2>&-", True), (">&- 2>&-", False), ("2>/dev/full", True)],
+)
+def test_once_counts_without_the_streams_it_was_not_given(
+    redirection: str,
+    shows: bool,  # noqa: FBT001
+    workload: Callable[..., Any],
+) -> None:
+    """A closed stderr was a traceback; or a map of the kernel's took its number, and its text."""
+    target = workload("et", rounds=11)
+    result = subprocess.run(
+        [
+            *("sh", "-c", f'exec "$@" {redirection}', "sh", *PROBE),
+            *("--once", "--pid", str(target.pid), "--duration", "0.1"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+
+    assert result.returncode == 0, result
+    assert ("complete: no run of the probe was missed" in result.stdout) is shows
+    assert "Traceback" not in result.stderr
+    assert "etlt-probe:" not in result.stdout
 
 
 @pytest.mark.kernel

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 import shutil
 import signal
 import subprocess
@@ -16,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ebpf import syscalls
 from ebpf.decode import WAITS, CallCounts, Histogram, ThreadRow
 from ebpf.doubts import doubts
 from ebpf.loader import Build
 from ebpf.targets import Wanted
-from tests.probes.rig import syscall_of, wait_until
+from tests.probes.rig import REPOSITORY, syscall_of, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -133,15 +131,14 @@ def test_context_switches_equal_the_schedulers_own_count(
     assert counted["voluntary"] > 100
 
 
-def counted_while_it_runs(
-    observe: Callable[..., Any], build: Build, code: str, *arguments: str
-) -> GroupCounts:
+def counted_while_it_runs(observe: Callable[..., Any], build: Build, code: str) -> GroupCounts:
     """Start *code*, which says hello, watch it, let it go, count until it says that it is done."""
     with subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
+        [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,
+        cwd=REPOSITORY,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -458,18 +455,10 @@ def test_errors_of_two_processes_at_once_all_have_their_errno(observe: Callable[
 
 
 SANDBOXED = """
-import ctypes, os, select, struct, sys
-number, libc = int(sys.argv[1]), ctypes.CDLL(None)
-code = b"".join((
-    struct.pack("HBBI", 0x20, 0, 0, 0),  # the number of the call
-    struct.pack("HBBI", 0x15, 0, 1, number),
-    struct.pack("HBBI", 0x06, 0, 0, 0x00050001),  # SECCOMP_RET_ERRNO, EPERM
-    struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-))
-buffer = ctypes.create_string_buffer(code, len(code))
-program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", 4, ctypes.addressof(buffer)))
-assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-assert libc.prctl(22, 2, program) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+import ctypes, errno, os, select
+from tests.probes.seccomp import number_of, refuse
+number, libc = number_of("getppid"), ctypes.CDLL(None)
+refuse(number, errno.EPERM)
 epoll = select.epoll()
 os.write(1, b"hello\\n")
 os.read(0, 1)
@@ -486,8 +475,7 @@ def test_calls_that_seccomp_refuses_are_counted_as_failed(
     build: Build, observe: Callable[..., Any]
 ) -> None:
     """The kernel tells of their return and not of their entry; a thousand of them had vanished."""
-    numbers = {name: nr for nr, name in syscalls.names(os.uname().machine).items()}
-    counts = counted_while_it_runs(observe, build, SANDBOXED, str(numbers["getppid"]))
+    counts = counted_while_it_runs(observe, build, SANDBOXED)
 
     assert counts.calls["getppid"].calls == 1009
     assert counts.calls["getppid"].errors == {"EPERM": 1009}

@@ -69,7 +69,8 @@ def test_a_refusal_in_spite_of_the_capabilities_names_its_cause(
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_privilege() -> None:
-    assert "CONFIG_BPF_SYSCALL" in explain(errno.ENOSYS, circumstances(0))
+    sentence = explain(errno.ENOSYS, circumstances(0))
+    assert sentence == "this kernel has no bpf(2); it was built without CONFIG_BPF_SYSCALL"
     assert explain(errno.E2BIG, circumstances(0)) == "bpf(2) failed: Argument list too long"
 
 
@@ -102,6 +103,44 @@ def refused(*command: str) -> str:
     assert result.stderr.startswith("etlt-probe: ")
     assert result.stderr.count("\n") == 1
     return result.stderr
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("call", "code", "said"),
+    [
+        ("bpf", "EPERM", "bpf(2) is refused although the capabilities are held: a seccomp filter"),
+        ("bpf", "ENOSYS", "bpf(2) is said not to exist: a seccomp filter says so"),
+        ("pidfd_open", "EPERM", "pidfd_open(2) is refused (Operation not permitted): a seccomp"),
+        ("pidfd_open", "ENOSYS", "pidfd_open(2) is refused (Function not implemented): a seccomp"),
+    ],
+)
+def test_a_seccomp_filter_is_named_whatever_it_answers(call: str, code: str, said: str) -> None:
+    """ENOSYS was blamed on the kernel's build; without pidfd_open(2) it ended in a traceback."""
+    assert said in refused(sys.executable, "-m", "tests.probes.seccomp", call, code, *PROBE)
+
+
+def test_a_process_that_cannot_be_held_is_a_sentence() -> None:
+    old, none = OSError(errno.ENOSYS, ""), OSError(errno.EMFILE, "Too many open files")
+
+    assert "needs Linux 5.3" in preflight.explain_no_pidfd(old, circumstances())
+    assert preflight.explain_no_pidfd(none, circumstances()).endswith("Too many open files")
+
+
+@pytest.mark.kernel
+def test_a_file_in_memory_is_not_needed_to_count() -> None:
+    """It only keeps what the compiler says for the case that it fails."""
+    filtered = (sys.executable, "-m", "tests.probes.seccomp", "memfd_create", "ENOSYS", *PROBE)
+    result = subprocess.run(
+        [*filtered, "--pid", str(os.getppid()), "--once", "--duration", "0.1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+
+    assert result.returncode == 0, result
+    assert "complete: " in result.stdout
 
 
 HIDE_TRACEFS = 'umount -q /sys/kernel/tracing /sys/kernel/debug/tracing 2>&-; exec "$@"'
