@@ -33,7 +33,7 @@ from loadclient.session import perform
 from loadclient.streams import unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from loadclient.daemon import Daemon
     from loadclient.result import RunResult
@@ -43,7 +43,7 @@ VERDICTS = {True: "yes", False: "NO", None: ""}  # None: one witness alone shows
 POLL_SECONDS = 0.02
 WITNESS_SECONDS = 2.0  # of load while the kernel counts too: counts need no long run
 REST_SECONDS = 5.0
-PLAIN_WIDTH = 110  # where no terminal says how wide it is
+PLAIN_WIDTH = 80  # where no terminal says how wide it is: in a log, over ssh without one
 EVERYTHING = "Shown: both modes deliver every message, and what that cost this once."
 NOT_EVERYTHING = (
     "Shown: not every copy was delivered (the ratio is below 1), and each one that was not is "
@@ -133,12 +133,12 @@ def question(mode: str, options: DemoOptions) -> Accounts:
     counted = (result.server or {}).get("counters", {})
     quantities = [
         Quantity(
-            "messages sent / received",
+            "messages",
             client=result.messages_sent,
             daemon=count(counted, "messages_received_total"),
         ),
         Quantity(
-            "copies received / delivered",
+            "copies delivered",
             client=result.messages_received,
             daemon=count(counted, "messages_delivered_total"),
         ),
@@ -162,17 +162,16 @@ def _latency(name: str) -> Callable[[RunResult], str]:
     return lambda result: duration((result.latency_seconds or {}).get(name))
 
 
-COLUMNS: tuple[tuple[str, Callable[[RunResult], str]], ...] = (
-    ("mode", lambda result: result.mode),
-    ("sent", lambda result: f"{result.messages_sent:,}"),
-    ("delivered", lambda result: f"{result.messages_received:,}"),
-    ("ratio", lambda result: f"{result.delivery_ratio or 0:.6f}"),
-    ("p50", _latency("p50")),
-    ("p99", _latency("p99")),
-    ("server CPU ns\nper delivery", _cost("cpu_ns_per_delivery")),
-    ("wakeups\nper message", _cost("wakeups_per_message")),
-    ("system calls\nper message", _cost("syscalls_per_message")),
-    ("accounts\nbalance", lambda result: "yes" if result.valid else "NO"),
+ROWS: tuple[tuple[str, Callable[[RunResult], str]], ...] = (
+    ("messages sent", lambda result: f"{result.messages_sent:,}"),
+    ("copies delivered", lambda result: f"{result.messages_received:,}"),
+    ("delivery ratio", lambda result: f"{result.delivery_ratio or 0:.6f}"),
+    ("latency p50", _latency("p50")),
+    ("latency p99", _latency("p99")),
+    ("server CPU ns per delivery", _cost("cpu_ns_per_delivery")),
+    ("wakeups per message", _cost("wakeups_per_message")),
+    ("system calls per message", _cost("syscalls_per_message")),
+    ("accounts balance", lambda result: "yes" if result.valid else "NO"),
 )
 
 
@@ -180,10 +179,9 @@ def print_table(results: list[RunResult]) -> None:
     """Print all runs side by side, and what may be concluded."""
     console = _console()
     table = Table()
-    for name, _ in COLUMNS:
-        table.add_column(name, justify="left" if name == "mode" else "right")
-    for result in results:
-        table.add_row(*(cell(result) for _, cell in COLUMNS))
+    _add_columns(table, words=["mode"], figures=[result.mode for result in results])
+    for name, cell in ROWS:
+        table.add_row(name, *map(cell, results))
     console.print(table)
     for result in results:
         for reason in result.invalid_reasons:
@@ -203,13 +201,11 @@ def print_witnesses(all_accounts: list[Accounts]) -> bool:
     """Print what client, daemon and kernel counted, side by side; tell whether nobody disagrees."""
     console = _console()
     table = Table(title="Three witnesses of a short run in each mode")
-    table.add_column("counted")
-    for accounts in all_accounts:
-        for witness in ("client", "daemon", "kernel"):
-            table.add_column(f"{accounts.mode}\n{witness}", justify="right")
-        table.add_column(f"{accounts.mode}\nagree")
+    _add_columns(table, ["counted", "mode"], ["client", "daemon", "kernel"], ["agree"])
     for rows in zip(*(accounts.quantities for accounts in all_accounts), strict=True):
-        table.add_row(rows[0].name, *(cell for row in rows for cell in _cells(row)))
+        for accounts, row in zip(all_accounts, rows, strict=True):
+            name = row.name if row is rows[0] else ""
+            table.add_row(name, accounts.mode, *_cells(row))
     console.print(table)
     for sentence in dict.fromkeys(d.unavailable for d in all_accounts if d.unavailable):
         console.print(f"The kernel's witness is missing. {sentence}")
@@ -217,6 +213,18 @@ def print_witnesses(all_accounts: list[Accounts]) -> bool:
     if not agree:
         console.print("The witnesses DISAGREE: do not believe these counts.")
     return agree
+
+
+def _add_columns(
+    table: Table, words: Sequence[str], figures: Sequence[str], more_words: Sequence[str] = ()
+) -> None:
+    """Add columns that a narrow terminal folds and never cuts: half a figure is a wrong one."""
+    for name in words:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", overflow="fold")
+    for name in more_words:
+        table.add_column(name, overflow="fold")
 
 
 def _cells(row: Quantity) -> tuple[str, str, str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from loadclient import demo
 from loadclient.cli import main
-from loadclient.demo import DemoOptions, conclusion
+from loadclient.demo import DemoOptions, conclusion, print_table, print_witnesses
+from loadclient.kernel import Accounts, Quantity
 from loadclient.result import RunResult
 
 
@@ -28,6 +30,47 @@ def test_full_delivery_is_claimed_where_it_was_seen() -> None:
 
 def test_an_invalid_run_shows_nothing() -> None:
     assert "Shown:" not in conclusion([a_run(), a_run(valid=False)])
+
+
+def a_large_run(mode: str) -> RunResult:
+    """Return a run with all the figures that the table shows, as long as they get."""
+    counters = {
+        "cpu_seconds_total": {"user": 500.0, "system": 1200.5},
+        "epoll_wakeups_total": 1_234_567,
+        "syscalls_total": {"sendmsg": 250_000_000},
+    }
+    return RunResult(
+        run_id=f"demo-{mode}",
+        mode=mode,
+        valid=True,
+        messages_sent=20_000_000,
+        messages_expected=1_980_000_000,
+        messages_received=1_980_000_000,
+        delivery_ratio=1.0,
+        latency_seconds={"p50": 0.00123, "p99": 0.123},
+        server={"counters": counters},
+    )
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_no_figure_of_the_tables_is_cut_in_a_narrow_terminal(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It said `20,0…` and `deli…` where a terminal has 80 columns, as most have."""
+    monkeypatch.setattr(demo, "PLAIN_WIDTH", columns)
+    print_table([a_large_run("lt"), a_large_run("et")])
+    copies = Quantity("copies delivered", client=1_980_000_000, daemon=1_980_000_000)
+    waits = Quantity("wakeups", daemon=1_234_567, kernel=1_234_567)
+    assert print_witnesses([Accounts(mode, [copies, waits]) for mode in ("lt", "et")])
+    out, _ = capsys.readouterr()
+
+    assert max(map(len, out.splitlines())) <= columns
+    assert "\N{HORIZONTAL ELLIPSIS}" not in out
+    if columns == 80:
+        for whole in ("copies delivered", "1,980,000,000", "1.000000", "1.23 ms", "123 ms", "859",
+                      "0.0617", "12.5", "system calls per message", "copies delivered",
+                      "1,234,567", "server CPU ns per delivery", "agree"):  # fmt: skip
+            assert whole in out
 
 
 @pytest.mark.parametrize(
