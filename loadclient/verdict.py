@@ -394,7 +394,8 @@ class Verdict:
         yield from self._backlog_reasons()
         if self._evidence.interrupted_in or not self._options.duration:
             return  # the schedule did not end, it was cut
-        messages = schedule.rounds * self._options.speakers
+        own = self._options.own_senders  # of a mix, each has its own number of messages
+        messages = sum(self._voices.messages(number, schedule.rounds) for number in own)
         on_time = messages - stopped.overdue
         if on_time < LEAST_ON_TIME * messages:
             yield (

@@ -217,6 +217,15 @@ def test_an_endless_run_is_not_late_for_its_end() -> None:
     assert judged(replace(OPTIONS, duration=0), stopped=OVERDUE).valid
 
 
+def test_lateness_of_senders_that_differ_is_measured_by_what_they_were_to_send() -> None:
+    """By the loudest one's rate, 10 of 149 that never left were 10 of 5,000: no lateness."""
+    mix = Options(conns=50, duration=1, mix="1x100x64,49x1x64")
+    schedule = Schedule.lasting(1, start_ns=0, voices=mix.voices, burst=True)
+    result = judged(mix, schedule=schedule, stopped=Snapshot(overdue=10))
+
+    assert "had come to 139 of 149 messages" in " | ".join(result.invalid_reasons)
+
+
 def test_circumstances_are_warnings() -> None:
     result = judged(
         worker_cpu_ns=[900_000_000],
