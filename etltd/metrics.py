@@ -42,10 +42,10 @@ MOST_CLIENTS = 8  # scrapes and health checks at one time; a scrape takes one mi
 CLIENT_SECONDS = 5.0  # of silence before a client is given up
 ACCEPT_PAUSE_SECONDS = 0.25  # how long to leave the backlog alone when descriptors ran out
 
-CONTROLS = ("drain", "recv_bytes", "max_events", "fan_out", "listener")
+CONTROLS = ("drain", "recv_bytes", "max_events", "fan_out", "listener", "sndbuf", "rcvbuf")
 LIMITS = (
     *("max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"),
-    *("peer_timeout", "sanitize"),
+    *("peer_timeout", "sanitize", "max_connections_per_ip", "backlog"),
 )
 
 

@@ -15,14 +15,14 @@ import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import pytest
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from etltd import metrics, process
-from etltd.config import Config
+from etltd.config import EXPERIMENT, LIMITS, Config
 from etltd.listener import bind_tcp
 from etltd.metrics import MOST_CLIENTS, LoopCollector, ScrapeServer, TlsFilesError, tls_context
 from etltd.stats import LoopStats
@@ -46,7 +46,8 @@ NAMES = {
         {"drain", "reads_per_event", "recv_bytes", "max_events", "fan_out", "max_connections"}
         | {"listener"}
         | {"max_line_bytes", "high_water_bytes", "slow_consumer", "rate_limit", "idle_timeout"}
-        | {"peer_timeout", "sanitize"},
+        | {"peer_timeout", "sanitize", "max_connections_per_ip"}
+        | {"sndbuf", "rcvbuf", "backlog"},
     ),
     "start_time_seconds": ("gauge", None),
     "ready": ("gauge", None),
@@ -212,7 +213,9 @@ def test_there_are_fewer_than_two_hundred_series(scraped: Scraped) -> None:
     """A scrape holds the interpreter's lock for as long as it fills in their numbers."""
     _, _, text = scraped.ask("/metrics")
 
-    assert sum(not line.startswith("#") for line in text.splitlines()) < 200
+    series = sum(not line.startswith("#") for line in text.splitlines())
+    assert series < 200
+    assert f"{series} series in all" in (Path(__file__).parents[2] / "README.md").read_text()
 
 
 def test_a_scrape_takes_little_of_the_interpreter_s_time(scraped: Scraped) -> None:
@@ -275,6 +278,18 @@ def test_values_are_those_of_the_loop(rig: Rig) -> None:
     (info,) = [s for name, s in found.items() if name[0] == "etltd_config_info"]
     assert info.labels["mode"] == config.mode
     assert info.labels["max_connections"] == "7"
+
+
+def test_every_control_and_limit_is_exported() -> None:
+    """A result that does not say the kernel's buffers cannot be repeated, nor compared."""
+    declared = {
+        name
+        for name, hint in get_type_hints(Config, include_extras=True).items()
+        if {EXPERIMENT, LIMITS} & set(getattr(hint, "__metadata__", ()))
+    }
+
+    assert {"drain", "sndbuf", "rcvbuf"} < declared
+    assert declared - {"mode"} - NAMES["config"][1] == set()
 
 
 def test_a_histogram_s_last_bucket_is_its_count(scraped: Scraped) -> None:
