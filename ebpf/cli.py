@@ -6,6 +6,7 @@ before it counted.
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import json
 import math
@@ -17,6 +18,7 @@ import sys
 import time
 import tomllib
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path  # noqa: TC003 - cyclopts resolves the annotations
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +29,7 @@ from rich.console import Console
 
 from ebpf import manager, preflight, report, syscalls, targets
 from ebpf.collector import ProbeCollector
-from ebpf.config import Config
+from ebpf.config import Config, read_path
 from ebpf.doubts import doubts
 from ebpf.errors import Refused
 from ebpf.loader import GROUPS, TARGETS, Build, Probe, source
@@ -35,18 +37,20 @@ from ebpf.sampling import RunTimeSampler
 from ebpf.watch import Snapshot, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 RESCAN_SECONDS = 0.5  # how late a new process may be noticed; an exit is noticed at once
 TABLE_COLUMNS = 110  # when the output is not a terminal
+PREFIX = "ETLT_PROBE_"
+NO_OPTIONS = ("CONFIG", "IMAGE", "CAP_1", "CAP_2")  # but the last three are deploy/compose.yaml's
 
 app = App(
     name="etlt-probe",
     help="Count what an epoll server does, from the kernel's side and exactly.",
     help_format="plaintext",
     version=lambda: f"etlt-probe {_version()}",
-    config=Env("ETLT_PROBE_", command=False),
+    config=Env(PREFIX, command=False),
 )
 
 
@@ -54,7 +58,7 @@ app = App(
 def watch(config: Config | None = None) -> int:
     """Serve the counts on /metrics until SIGTERM or SIGINT; or count once and print a table."""
     config = config or Config()
-    problem = config.problem()
+    problem = misspelt(os.environ) or config.problem()
     if problem:
         return _usage(problem)
     try:
@@ -70,7 +74,9 @@ def watch(config: Config | None = None) -> int:
 @app.meta.default
 def with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(env_var="ETLT_PROBE_CONFIG")] = None,
+    config: Annotated[
+        Path | None, Parameter(env_var="ETLT_PROBE_CONFIG", converter=read_path, n_tokens=1)
+    ] = None,
 ) -> int:
     """Serve the counts on /metrics until SIGTERM or SIGINT; or count once and print a table.
 
@@ -83,10 +89,20 @@ def with_config(
         _ = config and tomllib.loads(config.read_text())
     except (OSError, ValueError) as error:  # not readable, not UTF-8, not TOML
         return _usage(f"--config {config}: {getattr(error, 'strerror', None) or error}")
-    environment = Env("ETLT_PROBE_", command=False)
+    environment = Env(PREFIX, command=False)
     app.config = (environment, Toml(config, must_exist=True)) if config else environment
     status: int = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     return status
+
+
+def misspelt(environment: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the first variable of ours that nobody would read, or None."""
+    known = [PREFIX + name for name in (*(f.name.upper() for f in fields(Config)), *NO_OPTIONS)]
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            return f'the variable "{name}" sets no option; the nearest that does is {near[0]}'
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

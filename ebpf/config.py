@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 - cyclopts resolves the annotations
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
@@ -20,9 +21,24 @@ ONCE_SECONDS = 10.0
 def whole_number(text: str) -> int:
     """Read a whole number; cyclopts would take 3.7 for 4. Raises ValueError."""
     try:
-        return int(text)
+        return int(_plain(text))
     except ValueError:
         raise ValueError(f'"{text}" is not a whole number') from None
+
+
+def _plain(text: str) -> str:
+    """Refuse what only Python takes for a number: 9_000, and the digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
+def read_path(_type: Any, tokens: Sequence[Token]) -> Path:
+    """Read a path; an empty one would be the folder that happens to be current."""
+    text = tokens[0].value
+    if not text or "\0" in text:
+        raise ValueError(f'"{text}" is not a path')
+    return Path(text)
 
 
 def read_port(_type: Any, tokens: Sequence[Token]) -> int:
@@ -54,7 +70,7 @@ def read_duration(_type: Any, tokens: Sequence[Token]) -> float:
     """Read a number of seconds. Raises ValueError."""
     text = tokens[0].value
     try:
-        seconds = float(text)
+        seconds = float(_plain(text))
     except ValueError:
         raise ValueError(f'"{text}" is not a number of seconds') from None
     if not 0 < seconds <= LONGEST_RUN:

@@ -10,14 +10,15 @@ import difflib
 import os
 import sys
 import tomllib
+from collections.abc import Callable  # noqa: TC003 - cyclopts resolves the annotations
 from dataclasses import fields
-from pathlib import Path  # noqa: TC003 - cyclopts resolves the annotations
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.config import Dict, Env
 
-from etltd.config import Config
+from etltd.config import Config, File
 from etltd.daemon import Daemon, StartError
 from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
@@ -25,11 +26,18 @@ from etltd.succession import offered
 from etltd.version import commit, version
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 DONE, FAILED, USAGE = 0, 1, 2
 
-ENVIRONMENT = Env("ETLTD_", command=False)
+PREFIX = "ETLTD_"
+ENVIRONMENT = Env(PREFIX, command=False)
+# Variables that are no options: the bus's secrets, and what deploy/compose.yaml publishes ports by.
+NO_OPTIONS = (
+    *("CONFIG", "SHOW_CONFIG", "BUS_PASSWORD", "BUS_TOKEN"),
+    *("LT_PORT", "LT_METRICS_PORT", "ET_PORT", "ET_METRICS_PORT"),
+)
 
 app = App(
     name="etltd",
@@ -49,7 +57,7 @@ def serve(
     config: Config | None = None,
     *,
     show_config: Annotated[bool, Parameter(negative=())] = False,
-) -> int:
+) -> Callable[[], int] | None:
     """Run the daemon until SIGTERM or SIGINT.
 
     Parameters
@@ -57,12 +65,18 @@ def serve(
     show_config
         Print the options in force as a TOML file and exit.
     """
+    # What is to be done is returned: an OSError of the daemon is no failure to print.
     config = config or Config()
-    problem = config.problem()
+    problem = misspelt(os.environ) or config.problem()
     if problem:
-        return _refuse(problem)
+        return partial(_refuse, problem)
     if show_config:
-        return _print(config.as_toml())
+        print(config.as_toml(), end="")
+        return None
+    return partial(_serve, config)
+
+
+def _serve(config: Config) -> int:
     try:
         offer = offered(os.environ)
         daemon = Daemon(config, os.environ, offer.state if offer else None)
@@ -80,8 +94,8 @@ def serve(
 @app.meta.default
 def with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Path | None = None,
-) -> int:
+    config: File = None,
+) -> Callable[[], int] | None:
     """Run the daemon until SIGTERM or SIGINT.
 
     Parameters
@@ -91,8 +105,23 @@ def with_config(
     """
     if config is not None:
         app.config = (ENVIRONMENT, Dict(options_of_file(config), source=str(config)))
-    status: int = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
-    return status
+    action: Callable[[], int] | None = app(
+        tokens, exit_on_error=False, print_error=False, result_action="return_value"
+    )
+    return action
+
+
+def misspelt(environment: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the first variable of ours that nobody would read, or None.
+
+    It was meant to set something; a daemon that starts without it has another limit or mode.
+    """
+    known = [PREFIX + name for name in (*(f.name.upper() for f in fields(Config)), *NO_OPTIONS)]
+    for name in sorted(environment):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+            return f'the variable "{name}" sets no option; the nearest that does is {near[0]}.'
+    return None
 
 
 def options_of_file(path: Path) -> dict[str, Any]:
@@ -146,12 +175,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     app.config = ENVIRONMENT
     try:
-        status: int | None = app.meta(
+        action: Callable[[], int] | None = app.meta(
             arguments, exit_on_error=False, print_error=False, result_action="return_value"
         )
+        sys.stdout.flush()
     except (CycloptsError, FileError) as error:
         return _refuse(_sentence(error))
-    return status or DONE
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own last flush
+        if isinstance(error, BrokenPipeError):  # `etltd --show-config | head -1` has seen enough
+            return DONE
+        return _refuse(f"cannot write to standard output: {error.strerror}", FAILED)
+    return action() if action else DONE
 
 
 def _sentence(error: Exception) -> str:
@@ -174,11 +209,3 @@ def _refuse(sentence: str, status: int = USAGE) -> int:
     )
     print(f"etltd: {shown}", file=sys.stderr)
     return status
-
-
-def _print(text: str) -> int:
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:  # `etltd --show-config | head -1` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the interpreter's own last flush
-    return DONE

@@ -46,7 +46,7 @@ def _whole(lowest: int, highest: int = INT_MAX) -> Parameter:
     """Return the parameter of a whole number; 3.7 is none, and rounding would alter a test."""
 
     def read(text: str) -> int:
-        return _within(int(text), lowest, highest)
+        return _within(int(_plain(text)), lowest, highest)
 
     return _read_with(read, f"a whole number from {lowest} to {highest}")
 
@@ -57,8 +57,15 @@ def _within(value: T, lowest: int, highest: int) -> T:
     return value
 
 
+def _plain(text: str) -> str:
+    """Refuse what only Python takes for a number: 9_000, and the digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
 def _seconds(text: str) -> float:
-    return _within(float(text), 0, MOST_SECONDS)  # nan is within nothing
+    return _within(float(_plain(text)), 0, MOST_SECONDS)  # nan is within nothing
 
 
 def _host(text: str) -> str:

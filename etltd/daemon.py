@@ -192,14 +192,16 @@ class Daemon:
             )
         reuse_port = config.listener == "reuseport"
         yield _or_start_error(
-            f"{config.host}:{config.port}",
+            f"--host {config.host} --port {config.port}",
             lambda: listeners.bind_tcp(
                 config.host, config.port, config.backlog, reuse_port=reuse_port
             ),
         )
         path = config.unix
         if path is not None:
-            yield _or_start_error(str(path), lambda: listeners.bind_unix(path, config.backlog))
+            yield _or_start_error(
+                f"--unix {path}", lambda: listeners.bind_unix(path, config.backlog)
+            )
 
     def _scrape_server(self) -> ScrapeServer:
         config = self.config
@@ -224,7 +226,8 @@ class Daemon:
             _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, adopted[0]))
             if adopted
             else _or_start_error(
-                f"{host}:{port}", partial(listeners.bind_tcp, host, port, SCRAPE_BACKLOG)
+                f"--metrics-host {host} --metrics-port {port}",
+                partial(listeners.bind_tcp, host, port, SCRAPE_BACKLOG),
             )
         )
         listener.sock.setblocking(True)
@@ -244,10 +247,11 @@ class Daemon:
             )
             self._state = None  # what peers are owed is theirs now
         else:
+            others = {"also": ",".join(chat[1:])} if chat[1:] else {}
             self.log.info(
                 "listening",
                 chat=chat[0],
-                also=",".join(chat[1:]),
+                **others,
                 metrics=self._scrape.url,
                 mode=self.config.mode,
                 pid=self._pid,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import sys
 import tomllib
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,8 @@ from etltd.daemon import StartError
 from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 INT_MAX = 2**31 - 1
+THREE = "\N{ARABIC-INDIC DIGIT THREE}"  # a digit to Python, and to nobody who reads --help
 
 TEXTS = {  # option: what its refusals say is allowed, and wrong values
     "mode": ('Choose from: "lt", "et"', ["", "LT", "both"]),
@@ -75,12 +74,20 @@ WRONG = [
     *[
         (name, value, f"is not a whole number from {low} to {high}")
         for name, (low, high) in WHOLE_NUMBERS.items()
-        for value in ("abc", "", "3.7", str(low - 1), str(high + 1))
+        for value in (
+            "abc",
+            "",
+            "3.7",
+            str(low - 1),
+            str(high + 1),
+            "9_0",
+            THREE,
+        )
     ],
     *[
         (name, value, f"is not a number of seconds from {low} to {high}")
         for name, (low, high) in SECONDS.items()
-        for value in ("abc", "", "-0.1", "86400.1", "nan")
+        for value in ("abc", "", "-0.1", "86400.1", "nan", "1_0", THREE)
     ],
 ]
 
@@ -253,6 +260,51 @@ def test_a_wrong_file_is_refused_with_its_name(
     file.write_text(text)
 
     assert sentence.replace("FILE", str(file)) in etltd.refusal("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("ETLTD_PROT", "ETLTD_PORT"),
+        ("ETLTD_MAX_CONECTIONS", "ETLTD_MAX_CONNECTIONS"),
+        ("ETLTD_BUS_PASWORD", "ETLTD_BUS_PASSWORD"),
+        ("ETLTD_", "ETLTD_BUS"),
+    ],
+)
+def test_a_misspelt_variable_is_refused_with_the_nearest(
+    etltd: Command, monkeypatch: pytest.MonkeyPatch, variable: str, nearest: str
+) -> None:
+    """It was ignored, and the limit that somebody had set was not in force."""
+    monkeypatch.setenv(variable, "1")
+
+    assert etltd.refusal() == (
+        f'the variable "{variable}" sets no option; the nearest that does is {nearest}.'
+    )
+
+
+def test_variables_that_are_no_options_and_mean_something_are_let_through(
+    etltd: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in cli.NO_OPTIONS:
+        if name != "CONFIG":
+            monkeypatch.setenv(f"ETLTD_{name}", "1")
+
+    assert etltd()[::2] == (cli.DONE, "")
+
+
+def test_every_variable_that_is_written_of_is_known() -> None:
+    """The README, the images and the units set them; one unknown would stop the daemon."""
+    root = Path(__file__).parents[2]
+    texts = [root / "README.md", *(f for f in (root / "deploy").rglob("*") if f.is_file())]
+    named = {
+        name
+        for text in texts
+        for name in re.findall(rb"\bETLTD_[A-Z_]+\b", text.read_bytes())
+        if not name.endswith(b"_")
+    }
+
+    assert len(named) > 5
+    assert cli.misspelt(dict.fromkeys(map(bytes.decode, named), "")) is None
 
 
 @pytest.mark.parametrize("switch", sorted(SWITCHES))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ebpf import cli
 from tests.probes.rig import PATIENCE_SECONDS, PROBE, REPOSITORY, wait_until
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def usage_error(*arguments: str, **environment: str) -> str:
     [
         ([], ["--pid N or --comm NAME"]),
         (["--port", "3.7", "--comm", "x"], ["--port", '"3.7"', "whole number"]),
+        (["--port", "9_7_0_1", "--comm", "x"], ["--port", '"9_7_0_1"', "whole number"]),
+        (["--config", "", "--comm", "x"], ["--config", '"" is not a path']),
         (["--port", "70000", "--comm", "x"], ["--port", "70000", "0", "65535"]),
         (["--pid", "nginx"], ["--pid", '"nginx"', "whole number"]),
         (["--pid", "1.5"], ["--pid", '"1.5"', "whole number"]),
@@ -75,6 +78,28 @@ def test_bad_input_is_a_sentence_with_option_value_and_what_is_allowed(
 
 def test_a_bad_value_in_the_environment_is_named_as_such() -> None:
     assert "ETLT_PROBE_PORT" in usage_error("--comm", "x", ETLT_PROBE_PORT="x")
+
+
+def test_a_misspelt_variable_is_refused_with_the_nearest() -> None:
+    """It was ignored, and the probe listened elsewhere."""
+    said = usage_error("--comm", "x", ETLT_PROBE_PROT="9")
+
+    assert said.endswith(
+        'the variable "ETLT_PROBE_PROT" sets no option; the nearest that does is ETLT_PROBE_PORT\n'
+    )
+
+
+def test_every_variable_that_is_written_of_is_known() -> None:
+    texts = [*REPOSITORY.glob("*.md"), *(f for f in (REPOSITORY / "deploy").rglob("*.*"))]
+    found = {
+        name
+        for text in texts
+        if text.is_file()
+        for name in re.findall(rb"\bETLT_PROBE_[A-Z_0-9]+\b", text.read_bytes())
+    }
+
+    assert len(found) > 3
+    assert cli.misspelt(dict.fromkeys(map(bytes.decode, found), "")) is None
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,6 @@ from tests.system.rig import COMMAND, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.system.rig import DaemonProcess
 
@@ -66,6 +66,13 @@ def test_what_show_config_prints_sets_the_same_options(tmp_path: Path) -> None:
         (["--ports", "1"], {}, "", "Unknown option: --ports. Did you mean --port?"),
         ([], {"ETLTD_MODE": "xt"}, "", '"xt" for ETLTD_MODE from env. Choose from: "lt", "et".'),
         ([], {"ETLTD_CONFIG": "/nope"}, "", '"/nope" of --config: No such file or directory.'),
+        ([], {"ETLTD_CONFIG": ""}, "", 'for ETLTD_CONFIG: "" is not a path.'),
+        (
+            [],
+            {"ETLTD_PROT": "1"},
+            "",
+            'variable "ETLTD_PROT" sets no option; the nearest that does',
+        ),
         ([], {}, "port = true", "sets port to true, which is not a number."),
         ([], {}, "mode =\n", "is not TOML: Invalid value (at line 1, column 7)."),
     ],
@@ -113,6 +120,24 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(words: str) -> None:
         assert process.wait(60) in {0, 1}
 
 
+@pytest.mark.parametrize("words", ["--show-config", "--help", "--version"])
+def test_a_full_disk_costs_one_sentence_and_exit_1(words: str) -> None:
+    """A script that keeps the output would go on with half of it; there was a traceback."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == "etltd: cannot write to standard output: No space left on device\n"
+
+
 @pytest.mark.parametrize("option", ["--port", "--metrics-port"])
 def test_an_address_in_use_costs_one_sentence_and_exit_1(
     daemon: Callable[..., DaemonProcess], option: str
@@ -123,4 +148,5 @@ def test_an_address_in_use_costs_one_sentence_and_exit_1(
     done = etltd(*(f"{name}={port}" for name, port in ports.items()))
 
     assert done.returncode == 1
-    assert done.stderr == f"etltd: cannot listen on 127.0.0.1:{taken}: Address already in use\n"
+    where = f"{option.replace('port', 'host')} 127.0.0.1 {option} {taken}"
+    assert done.stderr == f"etltd: cannot listen on {where}: Address already in use\n"
