@@ -127,6 +127,7 @@ class Daemon:
             with succession.signals_held():
                 self._scrape.start()
             stack.callback(self._scrape.stop)
+            process.set_aside_start()
             self._announce_start()
             succession.release_signals()
             self._serve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -33,13 +34,14 @@ FREE = {"port": 0, "metrics_port": 0, "log_format": "json"}
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """Give logger, name and limits back."""
+    """Give logger, name and limits back, and the tests' objects to the garbage collector."""
     logger = logging.getLogger("etltd")
     before = logger.handlers[:], logger.level, logger.propagate
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     yield
     logger.handlers[:], logger.level, logger.propagate = before
     resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    gc.unfreeze()
 
 
 @pytest.fixture

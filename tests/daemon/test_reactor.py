@@ -422,6 +422,25 @@ def test_a_flooding_peer_does_not_stop_the_others(make_rig: Callable[..., Rig]) 
     )
 
 
+@pytest.mark.parametrize("talkers", [1, 3])
+def test_a_message_leaves_in_the_tick_in_which_it_came(rig: Rig, talkers: int) -> None:
+    """Batching waits for nothing: a message to 100 is not held back until there are more."""
+    peers = rig.dial_many(100)
+    stats = rig.stats
+    for turn in range(10):
+        received, delivered = stats.messages_received, stats.messages_delivered
+        for peer in peers[turn : turn + talkers]:
+            peer.say(b"now\n")
+        while stats.messages_received == received:
+            rig.tick()
+
+        owed = 99 * (stats.messages_received - received)
+        assert stats.messages_delivered - delivered == owed
+        assert not stats.outbox_messages
+        rig.tick_until(lambda r=received: stats.messages_received == r + talkers)
+    assert stats.syscalls["sendto"] + stats.syscalls["sendmsg"] <= 100 * stats.epoll_wakeups
+
+
 # -- slow consumers ----
 
 
