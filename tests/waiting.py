@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -18,3 +19,12 @@ def until(predicate: Callable[[], object], seconds: float = PATIENCE_SECONDS) ->
     while not predicate():
         assert monotonic() < deadline, f"not so within {seconds} s"
         threading.Event().wait(0.005)
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; one that nobody has reaped yet does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"

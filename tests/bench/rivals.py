@@ -20,6 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loadclient.tether import tied
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -147,6 +149,7 @@ def running(rival: Rival) -> Iterator[tuple[int, int]]:
             stdout=subprocess.PIPE if not rival.config else subprocess.DEVNULL,
             stderr=subprocess.PIPE if "etltd" in rival.command else subprocess.DEVNULL,
             text=True,
+            preexec_fn=tied(),  # noqa: PLW1509 - there are no threads
         )
         try:
             yield process.pid, port or _port_said_by(process)

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
@@ -24,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from loadclient.compare.statistics import LEAST_PAIRS, estimate, log_ratios
+from loadclient.tether import tied
 from tests.bench.rivals import RIVALS, Rival, compiled, listens, running, wait_until
 
 Run = dict[str, Any]
@@ -52,7 +54,12 @@ def measure(rival: Rival, load: str, seconds: float) -> Run:
         command = [compiled("crowd"), f"-p{port}", f"-P{pid}", f"-W{rival.wire}", f"-s{seconds}"]
         command += load.split()
         done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+            command,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            preexec_fn=tied(),
         )
     if done.returncode:
         raise RuntimeError(f"{rival.name}: {done.stderr.strip()}")
@@ -136,7 +143,13 @@ def idle_bytes(rival: Rival, count: int) -> float:
         before = resident_bytes(pid)
         command = [compiled("crowd"), "-i", f"-p{port}", f"-c{count}", f"-W{rival.wire}"]
         crowd = stack.enter_context(
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=tied(),  # noqa: PLW1509 - there are no threads
+            )
         )
         assert crowd.stdout is not None
         assert crowd.stdout.readline() == "seated\n"
@@ -192,6 +205,7 @@ def hurry() -> None:
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # folders, too, go
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=LEAST_PAIRS, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each run")

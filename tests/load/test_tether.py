@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import runs, until
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -33,15 +33,6 @@ if not middle:
     os._exit(0)
 os.waitpid(middle, 0)
 """
-
-
-def runs(pid: int) -> bool:
-    """Tell whether a process runs; one that nobody has reaped yet does not."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
 
 
 @pytest.mark.system

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.bench.rivals import Rival
 from tests.bench.versus import measure
+from tests.waiting import runs, until
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler (gcc)")
 
@@ -34,6 +38,38 @@ def test_the_daemon_and_the_reference_are_measured_side_by_side() -> None:
     delivered = [row[1] for row in rows if row[0].removeprefix("| ") in names and len(row) > 2]
     assert delivered == ["1.000"] * len(names)
     assert [row[0].removeprefix("| ") for row in rows[-len(names) :]] == names
+
+
+def family(pid: int) -> dict[int, str]:
+    """Return *pid* and what it has started, which may be gone by now, with their names."""
+    found: dict[int, str] = {}
+    with suppress(OSError):
+        found[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            found |= family(int(child))
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
+def test_a_benchmark_that_is_ended_leaves_no_server_behind(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """It would keep a core from the next benchmark until somebody notices."""
+    command = [sys.executable, "tests/bench/versus.py", "--seconds=60", "--only", "etltd et"]
+    benchmark = subprocess.Popen(
+        [*command, "--loads", "one in flight"],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    with benchmark:
+        until(lambda: "crowd" in family(benchmark.pid).values())
+        started = family(benchmark.pid)
+        benchmark.send_signal(number)
+
+    until(lambda: not any(map(runs, started)))
+    assert len(started) == 3  # the benchmark, the server, the crowd
+    if number == signal.SIGTERM:
+        assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(("fault", "whole"), [("none", True), ("drop", False)])
