@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from loadclient.compare import fingerprint
 from loadclient.compare.design import comparisons
-from loadclient.compare.statistics import LEAST_PAIRS
+from loadclient.compare.statistics import LEAST_PAIRS, coin
 from loadclient.compare.study import (
     OUTCOMES,
     PRIMARY,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from loadclient.compare.study import Arm, Cell, Check, Design, Effect, Outcome, Slice
 
+ONE_SIDED = 0.05  # chance of two equal arms to differ so in what was discarded
 CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
 Pair = tuple["Slice", "Slice"]
 
@@ -43,7 +44,8 @@ def analyse(design: Design, slices: Iterable[Slice]) -> tuple[Fitness, tuple[Cel
     asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
              if not cell.control}  # fmt: skip
     corrected = _corrected(list(asked.values()))
-    controls = [draft for draft in drafts if draft.cell not in asked]
+    controls = [_as_strictly(draft, court) for draft in drafts if draft.cell not in asked]
+    corrected |= {draft.cell: draft.effects for draft in controls}
     fit = fitness(controls[0] if controls else None, design.confidence)
     court = replace(court, unfit=fit.unfit_outcomes)
     reports = (
@@ -58,14 +60,23 @@ def _draft(cell: Cell, slices: Sequence[Slice], court: Court) -> CellReport:
     mine = [one for one in slices if one.cell == cell.name]
     pairs, because, discarded = paired(mine)
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    checks = (*fingerprint.checks(cell.a, a), *fingerprint.checks(cell.b, b)) if pairs else ()
+    shape = cell.shape
+    conns = shape.conns - shape.slow_readers - shape.never_readers  # which it may have let go
+    checks = (
+        (*fingerprint.checks(cell.a, a, conns), *fingerprint.checks(cell.b, b, conns))
+        if pairs
+        else ()
+    )
     return CellReport(
         cell=cell.name,
         pairs=len(pairs),
         discarded=discarded,
         discarded_because=because,
         fingerprint=checks,
-        not_comparable=_failure(cell, mine) or _obstacle(cell, checks, pairs, discarded),
+        not_comparable=_misbehaviour(cell, mine)
+        or _one_sided(cell, mine)
+        or _shared_daemons(court.design)
+        or _obstacle(cell, checks, pairs, discarded),
         effects=tuple(measured(outcome, _values(outcome, pairs), court) for outcome in OUTCOMES),
         a=arm_report(cell.a, a),
         b=arm_report(cell.b, b),
@@ -101,13 +112,47 @@ def _values(outcome: Outcome, pairs: Iterable[Pair]) -> list[tuple[float, float]
     return [(a, b) for a, b in values if a is not None and b is not None]
 
 
-def _failure(cell: Cell, slices: Iterable[Slice]) -> str | None:
-    """Return what an arm lost: a daemon that loses messages is not compared by what it kept."""
-    names = {"a": cell.a.name, "b": cell.b.name}
+def _misbehaviour(cell: Cell, slices: Iterable[Slice]) -> str | None:
+    """Return what an arm did wrong: one that loses or repeats is not judged by its good slices."""
     for one in slices:
-        if not one.valid and not one.is_spoiled and (lost := sum(one.lost.values())):
-            return f"{names[one.arm]} lost {lost:,} messages in a slice: {one.reasons[0]}"
+        if why := one.misbehaviour:
+            lost = sum(one.lost.values())
+            what = f"lost {lost:,} messages" if lost else "misbehaved"
+            return f"{_arms(cell)[one.arm]} {what} in a slice: {why}"
     return None
+
+
+def _one_sided(cell: Cell, slices: Sequence[Slice]) -> str | None:
+    """Return which arm's bad slices were discarded: what is left would be chosen in its favour.
+
+    Nobody can tell a machine that stumbled from a daemon that could not keep up, so a single slice
+    is enough where only one arm has any. A late client may be either's doing: there the two arms'
+    numbers must differ by more than chance makes them. Equal daemons have no favourite.
+    """
+    if cell.control:
+        return None
+    strained = Counter(one.arm for one in slices if one.is_strained)
+    late = Counter(one.arm for one in slices if one.client_was_late)
+    for found, what in ((strained, "could not keep up"), (late, "made the client late")):
+        worse, better = sorted("ab", key=lambda arm: -found[arm])
+        alone = found is strained and found[worse] and not found[better]
+        if alone or coin(found[worse], found[better]) <= ONE_SIDED:
+            return (
+                f"{_arms(cell)[worse]} {what} in {found[worse]} discarded slices, "
+                f"{_arms(cell)[better]} in {found[better]}: what is left is no fair choice"
+            )
+    return None
+
+
+def _arms(cell: Cell) -> dict[str, str]:
+    return {"a": cell.a.name, "b": cell.b.name}
+
+
+def _shared_daemons(design: Design) -> str | None:
+    """Return why pairs are not independent, if they are not: a process is like itself."""
+    if design.pairs_per_daemon == 1:
+        return None
+    return f"{design.pairs_per_daemon} pairs share two processes: they do not count as so many"
 
 
 def _obstacle(
@@ -115,7 +160,7 @@ def _obstacle(
 ) -> str | None:
     """Return why the cell cannot be compared, if it cannot."""
     for check in checks:
-        if not check.holds:
+        if check.holds is False:
             return f"{check.arm} was to show {check.claim}, but shows {check.measured}"
     a, b = [a for a, _ in pairs], [b for _, b in pairs]
     other = fingerprint.mixture(a) or fingerprint.mixture(b) or fingerprint.difference(cell, a, b)
@@ -136,8 +181,18 @@ def _corrected(drafts: Sequence[CellReport]) -> dict[str, tuple[Effect, ...]]:
     return {cell: tuple(row) for cell, row in effects.items()}
 
 
+def _as_strictly(control: CellReport, court: Court) -> CellReport:
+    """Return the A/A arm's effects, each p corrected as the strictest of the questions' is."""
+    times = max(1, court.comparisons)
+    effects = (
+        replace(effect, p_holm=None if effect.p is None else min(1.0, times * effect.p))
+        for effect in control.effects
+    )
+    return replace(control, effects=tuple(effects))
+
+
 def _report(draft: CellReport, cell: Cell, court: Court) -> CellReport:
-    """Return the report with its verdicts."""
+    """Return the report with its verdicts; what the A/A arm says does not hang on itself."""
     if draft.not_comparable is not None:
         sentence = f"not comparable ({draft.not_comparable})"
         effects = tuple(
@@ -147,6 +202,7 @@ def _report(draft: CellReport, cell: Cell, court: Court) -> CellReport:
             for outcome, effect in zip(OUTCOMES, draft.effects, strict=True)
         )
         return replace(draft, sentence=sentence, effects=effects)
+    court = replace(court, unfit=()) if cell.control else court
     effects = tuple(judged(effect, cell, court) for effect in draft.effects)
     primary = next(effect for effect in effects if effect.outcome == PRIMARY.name)
     verdict = primary.verdict or Kind.NOT_COMPARABLE

@@ -1,8 +1,8 @@
 """Runs a design: daemons up, one slice after the other, each on disk before the next.
 
-Rule: a pair is measured together or again. After an interruption, the pairs that are whole are
-kept and everything else of the plan follows in its order, so nothing tells a resumed study from an
-uninterrupted one but the clock.
+Rule: a pair is measured together or again, by daemons that no other pair has. After an
+interruption, the pairs that are whole are kept and everything else of the plan follows in its
+order, so nothing tells a resumed study from an uninterrupted one but the clock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from loadclient import server
 from loadclient.compare import replacements, store
 from loadclient.compare.design import plan
-from loadclient.compare.slices import slice_of
+from loadclient.compare.registrations import Registrations
+from loadclient.compare.slices import Sights, slice_of
 from loadclient.daemon import Daemon, running_daemon
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.network.weather import Weather
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from loadclient.compare.study import Arm, Cell, Design, Slice
     from loadclient.network.link import Network
     from loadclient.result import RunResult
+    from loadclient.runner import Observer
 
 CONNECT_SECONDS = 10.0
 DRAIN_SECONDS = 5.0
@@ -140,23 +142,25 @@ class Bench:
 
     def _slice(self, cell: Cell, step: Step, daemon: Daemon) -> Slice:
         started = time.time()
-        result, frames = loaded(self._design, cell, step, daemon, self._network)
-        return slice_of(step, result, started, frames)
+        result, sights = loaded(self._design, cell, step, daemon, self._network)
+        return slice_of(step, result, started, sights)
 
 
 def loaded(
     design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
-) -> tuple[RunResult, dict[str, float]]:
-    """Load *daemon* as *step* asks; return what came of it, and what the network did meanwhile.
+) -> tuple[RunResult, Sights]:
+    """Load *daemon* as *step* asks; return what came of it, and what was seen besides.
 
     Raises InterruptedRunError, and what runs raise.
     """
     weather = Weather(network) if network else None
+    registrations = Registrations(daemon.pid)
     options = load(design, cell, step, daemon)
-    result = perform(options, daemon.address, [weather] if weather else [])
+    observers: list[Observer] = [registrations, *([weather] if weather else [])]
+    result = perform(options, daemon.address, observers)
     if result.interrupted:
         raise InterruptedRunError
-    return result, weather.counts if weather else {}
+    return result, Sights(weather.counts if weather else {}, registrations.counts)
 
 
 def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:

@@ -2,7 +2,8 @@
 
 LT that reads once per event never finds nothing; its write side costs MODs. ET registers once and
 never modifies, and finds nothing once per drained event. A daemon that was started in a mode and
-does not show its marks is not compared.
+does not show its marks is not compared. Its own counters can only say how it behaves: by which
+trigger it is woken the kernel says. What nobody can look at is said to be so, and holds for nobody.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ if TYPE_CHECKING:
 
 SLACK = 0.1  # of the turns: one of them may end with the end of input
 RARELY = 0.05  # reads that find nothing per event, where a short read ends the turn
+UNCOUNTED = 0.01  # of the messages: those on the edge of the measured phase
+NOT_EXPORTED = "not exported"
 MODE_DECIDES = {"reads_per_event"}  # what a mode sets by itself, if nobody does
 
 
-def checks(arm: Arm, slices: Sequence[Slice]) -> tuple[Check, ...]:
-    """Return what the counters of one arm's slices say of its mode and its read policy."""
-    return tuple(_checks(arm, slices))
+def checks(arm: Arm, slices: Sequence[Slice], conns: int) -> tuple[Check, ...]:
+    """Return what one arm's slices of *conns* connections say of its mode and its read policy."""
+    return tuple(_checks(arm, slices, conns))
 
 
-def _checks(arm: Arm, slices: Sequence[Slice]) -> Iterator[Check]:
+def _checks(arm: Arm, slices: Sequence[Slice], conns: int) -> Iterator[Check]:
     modes = sorted({one.mode for one in slices})
     yield Check(
         arm=arm.name,
@@ -34,13 +37,14 @@ def _checks(arm: Arm, slices: Sequence[Slice]) -> Iterator[Check]:
         measured=", ".join(modes),
         holds=modes == [arm.mode],
     )
-    for name, value in arm.options.items():  # what it does not export, nobody can check
-        exported = sorted({one.config.get(_key(name), value) for one in slices})
+    yield _registered(arm, slices, conns)
+    for name, value in arm.options.items():
+        exported = sorted({one.config.get(_key(name), NOT_EXPORTED) for one in slices})
         yield Check(
             arm=arm.name,
             claim=f"its metrics say {name} {value}",
             measured=", ".join(exported),
-            holds=exported == [value],
+            holds=None if exported == [NOT_EXPORTED] else exported == [value],
         )
     if arm.mode == "et":
         mods = sum(one.epoll_ctl.get("mod", 0) for one in slices)
@@ -48,6 +52,21 @@ def _checks(arm: Arm, slices: Sequence[Slice]) -> Iterator[Check]:
             arm=arm.name, claim="no epoll_ctl MOD", measured=f"{mods:.0f} MODs", holds=not mods
         )
     yield _reads(arm, slices)
+    yield _batches(arm, slices)
+
+
+def _registered(arm: Arm, slices: Sequence[Slice], conns: int) -> Check:
+    """Return whether the kernel wakes the daemon as its mode says."""
+    kind = {"et": "edge", "lt": "level"}[arm.mode]
+    found = [one.registered for one in slices]
+    edges, levels = ([one.get(mode, 0) for one in found] for mode in ("et", "lt"))
+    if not all(found):
+        measured, holds = "not seen: the kernel could not be asked", None
+    else:
+        measured = f"{min(edges)} edge-triggered, {max(levels)} level-triggered"
+        holds = min(edges) >= conns if arm.mode == "et" else min(levels) >= conns > max(edges) == 0
+    claim = f"the kernel has at least {conns} connections registered, {kind}-triggered"
+    return Check(arm=arm.name, claim=claim, measured=measured, holds=holds)
 
 
 def _reads(arm: Arm, slices: Sequence[Slice]) -> Check:
@@ -63,6 +82,7 @@ def _reads(arm: Arm, slices: Sequence[Slice]) -> Check:
     reads = sum(one.syscalls.get("recvfrom", 0) for one in slices)
     config = slices[-1].config if slices else {}
     budget = int(config.get("reads_per_event", 1))
+    counted = bool(turns and reads) and "reads_per_event" in config
     if budget == 1:
         claim, holds = "no read that finds nothing", not empty
     elif config.get("drain") == "short-read":
@@ -71,8 +91,27 @@ def _reads(arm: Arm, slices: Sequence[Slice]) -> Check:
         cut_short = max(0.0, (reads - turns) / (budget - 1))
         claim = "about one read that finds nothing per drained event"
         holds = (1 - SLACK) * (turns - cut_short) <= empty <= (1 + SLACK) * turns
-    measured = f"{empty:.0f} such reads in {turns:.0f} turns"
-    return Check(arm=arm.name, claim=claim, measured=measured, holds=holds)
+    measured = f"{empty:.0f} such reads in {turns:.0f} turns" if counted else NOT_EXPORTED
+    return Check(arm=arm.name, claim=claim, measured=measured, holds=counted and holds)
+
+
+def _batches(arm: Arm, slices: Sequence[Slice]) -> Check:
+    """Return whether the sizes of its batches, as it counts them, add up to what was sent."""
+    batches = [sum(one.batch_messages.values()) for one in slices]
+    carried = sum(
+        number * (one.outcomes.get("messages_per_batch") or 0)
+        for number, one in zip(batches, slices, strict=True)
+    )
+    sent = sum(one.sent for one in slices)
+    turns = sum(one.syscalls.get("epoll_wait", 0) for one in slices)
+    whole = sum(batches)
+    size = f"{carried / whole:.3g} messages each" if whole else "none"
+    return Check(
+        arm=arm.name,
+        claim="at most one batch for each wait, and every message in one",
+        measured=f"{whole:.0f} batches of {size} in {turns:.0f} waits, for {sent} messages",
+        holds=0 < whole <= turns and abs(carried - sent) <= UNCOUNTED * sent,
+    )
 
 
 def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None:

@@ -18,8 +18,12 @@ from loadclient.report import duration, figure
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadclient.compare.study import ArmReport, CellReport, Study
+    from loadclient.compare.study import ArmReport, CellReport, Design, Study
 
+EXPLORATORY = (
+    "The other measures are exploratory: each is corrected for the number of cells, but none for "
+    "there being several, so what they call better is a hint to be measured by itself."
+)
 WIDTH = 118  # where no terminal says how wide it is
 SEEN_BY_THE_KERNEL = (
     "wakeups", "recvfrom", "recvfrom that found nothing", "sendto", "sendmsg", "epoll_ctl mod",
@@ -68,12 +72,17 @@ def _heading(study: Study) -> str:
     if design.cells:
         lines.append(
             f"design: {len(design.cells)} cells x {design.pairs} pairs of slices of "
-            f"{design.slice_seconds:g} s, fresh daemons every {design.pairs_per_daemon} pairs, "
+            f"{design.slice_seconds:g} s, fresh daemons for {_lifetime(design)}, "
             f"intervals {design.confidence:.0%}, Holm across cells"
         )
     if study.link is not None:
         lines.append(f"network: {study.link.sentence}")
     return "\n".join(lines)
+
+
+def _lifetime(design: Design) -> str:
+    shared = design.pairs_per_daemon
+    return "each pair" if shared == 1 else f"every {shared} pairs"
 
 
 def _verdicts(study: Study) -> Table:
@@ -88,6 +97,7 @@ def _verdicts(study: Study) -> Table:
             if OUTCOME[effect.outcome].lower_is_better is None:
                 continue
             title = OUTCOME[effect.outcome].title
+            title += " (exploratory)" if effect.exploratory else ""
             table.add_row(name, title, interval(effect), effect.sentence)
             name = ""
         table.add_section()
@@ -171,14 +181,13 @@ def _delivered(arm: ArmReport) -> str:
 
 
 def _remarks(study: Study) -> Iterator[str]:
-    yield f"The verdict of a cell is that of its {PRIMARY.title}."
+    yield f"The verdict of a cell is that of its {PRIMARY.title}. {EXPLORATORY}"
     for report in study.cells:
         yield from _discarded(report)
         for check in report.fingerprint:
-            if not check.holds:
+            if check.holds is False:
                 yield f"{report.cell}: {check.arm}: not so: {check.claim} ({check.measured})"
-    held = sum(check.holds for report in study.cells for check in report.fingerprint)
-    asked = sum(len(report.fingerprint) for report in study.cells)
+    signs = [check.holds for report in study.cells for check in report.fingerprint]
     for one in study.kernel:
         if one.unavailable:
             yield f"the kernel was not asked: {one.unavailable}"
@@ -187,7 +196,8 @@ def _remarks(study: Study) -> Iterator[str]:
                 f"{one.cell}: the kernel counts {one.kernel[name]:.0f} {name}, "
                 f"the daemon {one.daemon.get(name, 0):.0f}"
             )
-    yield f"fingerprints: {held} of {asked} signs of the modes hold"
+    unseen = f", {signs.count(None)} could not be looked at" if None in signs else ""
+    yield f"fingerprints: {signs.count(True)} of {len(signs)} signs of the modes hold{unseen}"
 
 
 def _discarded(report: CellReport) -> Iterator[str]:

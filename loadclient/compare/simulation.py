@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loadclient.compare.design import Step
     from loadclient.compare.study import Arm, Cell, Design
 
+SECONDS = 2.0  # of a slice
 CPU_NS = 200.0  # per delivered message
 P50_NS = 5e6
 LATENCY_SAMPLES = 120
@@ -40,6 +41,7 @@ class World:
     a_over_b: Mapping[str, float] = field(default_factory=dict)  # cell name: ratio of all costs
     noise: float = 0.05  # of a slice's log, beside its pair's
     drift: float = 0.3  # of the log from pair to pair, shared by both slices
+    process: float = 0.03  # of the log of what a daemon costs, as long as it lives
     spikes: float = 0.05  # share of slices that have one
     invalid: float = 0.0  # share of slices to discard
     histograms: bool = True  # they cost more to draw than everything else
@@ -51,10 +53,11 @@ def simulated_slices(design: Design, world: World, seed: int = 1) -> tuple[Slice
     lot = Random(seed)  # noqa: S311 - a simulation must be repeatable, not secret
     slices = []
     for block in plan(design):
+        own = {arm: lot.gauss(0, world.process) for arm in "ab"}
         shared: dict[int, float] = {}
         for step in block.steps:
             shift = shared.setdefault(step.pair, lot.gauss(0, world.drift))
-            slices.append(_slice(step, block.cell, world, shift, lot))
+            slices.append(_slice(step, block.cell, world, shift + own[step.arm], lot))
     return tuple(slices)
 
 
@@ -104,76 +107,97 @@ def _kernel_counts(design: Design, slices: tuple[Slice, ...]) -> tuple[KernelCou
 
 def _slice(step: Step, cell: Cell, world: World, shift: float, lot: Random) -> Slice:
     arm = cell.a if step.arm == "a" else cell.b
-    truth = world.a_over_b.get(cell.name, 1.0) if step.arm == "a" else 1.0
     wrong = step.arm == "a" and world.wrong_mode == cell.name
+    mode = {"et": "lt", "lt": "et"}[arm.mode] if wrong else arm.mode
     valid = lot.random() >= world.invalid
-
-    def noisy(value: float) -> float:
-        spike = SPIKE if lot.random() < world.spikes else 0.0
-        return value * exp(shift + lot.gauss(0, world.noise) + spike)
-
-    shape = cell.shape
-    seconds = 2.0
-    sent = round((shape.senders or shape.conns) * shape.rate * seconds)
-    received = sent * (shape.conns - 1)
-    middle_ns = noisy(P50_NS) * truth
-    delays = sorted(round(middle_ns * exp(lot.gauss(0, 0.4))) for _ in range(LATENCY_SAMPLES))
-    counts = _counts(arm, sent, shape.conns, wrong=wrong)
-    wakeups = counts.pop("wakeups")
-    empty = counts["eagain"]
+    sent = round((cell.shape.senders or cell.shape.conns) * cell.shape.rate * SECONDS)
+    received = sent * (cell.shape.conns - 1)
+    costs, latency = _costs(cell, world, lot, shift, first=step.arm == "a")
+    wakeups, empty = _counts(arm, sent, cell.shape.conns, wrong=wrong)
     return Slice(
         index=step.index,
         cell=step.cell,
         pair=step.pair,
         arm=step.arm,
         started=STARTED + 2.5 * step.index,
-        mode=arm.mode if not wrong else ("lt" if arm.mode == "et" else "et"),
+        mode=mode,
         valid=valid,
-        reasons=[] if valid else [f"messages came {lot.randint(2, 9)} ms late (simulated)"],
-        seconds=seconds,
+        reasons=[] if valid else [f"the hypervisor took {lot.randint(6, 40)}% (simulated)"],
+        seconds=SECONDS,
         offered=sent,
         sent=sent,
         expected=received,
         received=received,
-        outcomes={
-            "cpu_ns_per_delivery": noisy(CPU_NS) * truth,
-            "latency_p50_seconds": delays[LATENCY_SAMPLES // 2] / 1e9,
-            "latency_p99_seconds": delays[-1 - LATENCY_SAMPLES // 100] / 1e9,
-            "deliveries_per_second": received / seconds * exp(lot.gauss(0, 0.001)),
-            "wakeups_per_message": wakeups / sent,
-            "syscalls_per_message": (wakeups + 2 * sent + empty) / sent,
-            "eagain_reads_per_message": empty / sent,
-            "mods_per_message": 0.0,
-            "events_per_wakeup": sent / wakeups,
-            "messages_per_batch": float(BATCH),
-        },
-        syscalls={
-            "epoll_wait": wakeups, "epoll_ctl": 0, "accept4": 0, "recvfrom": sent + empty,
-            "sendto": 0, "sendmsg": sent, "close": 0,
-        },
-        eagain={"accept4": 0, "recvfrom": empty, "sendto": 0, "sendmsg": 0},
-        epoll_ctl={"add": 0, "mod": 0, "del": 0},
-        epoll_events={"in": sent, "out": 0, "hup": 0, "accept": 0},
-        wakeup_events={"15": wakeups // 4, "31": wakeups // 2, "63": wakeups - 3 * (wakeups // 4)},
-        batch_messages={"15": wakeups // 4, "31": wakeups - wakeups // 4},
-        latency=_recorded(delays) if world.histograms else {},
+        registered={mode: cell.shape.conns} | ({"lt": 1} if mode == "et" else {}),
+        latency=latency if world.histograms else {},
         build={"version": "simulated"},
         config={"fan_out": "batch", **_config(arm)},
         conditions={"steal_share": 0.0, "cpu_pressure_seconds": 0.1, "client_cpu_share": 0.2},
+        outcomes=costs | _per_message(sent, wakeups, empty) | {
+            "deliveries_per_second": received / SECONDS * exp(lot.gauss(0, 0.001))
+        },
+        **_tables(sent, wakeups, empty),
     )  # fmt: skip
+
+
+def _costs(
+    cell: Cell, world: World, lot: Random, shift: float, *, first: bool
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """Return what a slice cost, and the histogram of its latencies."""
+    truth = world.a_over_b.get(cell.name, 1.0) if first else 1.0
+
+    def noisy(value: float) -> float:
+        spike = SPIKE if lot.random() < world.spikes else 0.0
+        return value * truth * exp(shift + lot.gauss(0, world.noise) + spike)
+
+    middle_ns = noisy(P50_NS)
+    delays = sorted(round(middle_ns * exp(lot.gauss(0, 0.4))) for _ in range(LATENCY_SAMPLES))
+    costs: dict[str, float | None] = {
+        "cpu_ns_per_delivery": noisy(CPU_NS),
+        "latency_p50_seconds": delays[LATENCY_SAMPLES // 2] / 1e9,
+        "latency_p99_seconds": delays[-1 - LATENCY_SAMPLES // 100] / 1e9,
+    }
+    return costs, _recorded(delays) if world.histograms else {}
+
+
+def _counts(arm: Arm, sent: int, conns: int, *, wrong: bool) -> tuple[int, int]:
+    """Return wakeups, and reads that found nothing."""
+    config = _config(arm)
+    drains = config["drain"] == "eagain" and config["reads_per_event"] != "1"
+    return max(4, sent // min(BATCH, conns)), sent if drains and not wrong else 0
+
+
+def _per_message(sent: int, wakeups: int, empty: int) -> dict[str, float | None]:
+    return {
+        "wakeups_per_message": wakeups / sent,
+        "syscalls_per_message": (wakeups + 2 * sent + empty) / sent,
+        "eagain_reads_per_message": empty / sent,
+        "mods_per_message": 0.0,
+        "events_per_wakeup": sent / wakeups,
+        "messages_per_batch": sent / wakeups,
+    }
+
+
+def _tables(sent: int, wakeups: int, empty: int) -> dict[str, Any]:
+    """Return the counts by kind, and by size."""
+    quarter = wakeups // 4
+    return {
+        "syscalls": {
+            "epoll_wait": wakeups, "epoll_ctl": 0, "accept4": 0, "recvfrom": sent + empty,
+            "sendto": 0, "sendmsg": sent, "close": 0,
+        },
+        "eagain": {"accept4": 0, "recvfrom": empty, "sendto": 0, "sendmsg": 0},
+        "epoll_ctl": {"add": 0, "mod": 0, "del": 0},
+        "epoll_events": {"in": sent, "out": 0, "hup": 0, "accept": 0},
+        "wakeup_events": {"15": quarter, "31": wakeups // 2, "63": wakeups - 3 * quarter},
+        "batch_messages": {"15": quarter, "31": wakeups - quarter},
+    }  # fmt: skip
 
 
 def _config(arm: Arm) -> dict[str, str]:
     chosen = {name.replace("-", "_"): value for name, value in arm.options.items()}
     reads = "1" if arm.mode == "lt" else "16"
     return {"drain": "eagain", "reads_per_event": reads} | chosen
-
-
-def _counts(arm: Arm, sent: int, conns: int, *, wrong: bool) -> dict[str, int]:
-    config = _config(arm)
-    drains = config["drain"] == "eagain" and config["reads_per_event"] != "1"
-    empty = sent if drains and not wrong else 0
-    return {"wakeups": max(4, sent // min(BATCH, conns)), "eagain": empty}
 
 
 def _recorded(delays: list[int]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from loadclient.compare.study import OUTCOMES, Slice
@@ -22,16 +23,22 @@ CLIENT = ("version", "commit", "python")
 CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
 
 
-def slice_of(
-    step: Step, result: RunResult, started: float, frames: Mapping[str, float] | None = None
-) -> Slice:
-    """Return the slice that *step* asked for, from its run.
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """What was seen of a run besides its result."""
 
-    *frames* says what an emulated network did to them while it lasted.
-    """
+    frames: Mapping[str, float] = field(default_factory=dict)  # what an emulated network did
+    registered: Mapping[str, int] = field(default_factory=dict)  # by the kernel: et, lt
+
+
+NOTHING_ELSE = Sights()
+
+
+def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOTHING_ELSE) -> Slice:
+    """Return the slice that *step* asked for, from its run."""
     server = result.server or {}
     counters: Counters = server.get("counters", {})
-    gates = (*_gates(result), *_network_gates(frames or {}, result))
+    gates = (*_gates(result), *_network_gates(sights.frames, result))
     reasons = list(dict.fromkeys((*result.invalid_reasons, *gates)))
     return Slice(
         index=step.index,
@@ -55,6 +62,7 @@ def slice_of(
         epoll_ctl=_row(counters, "epoll_ctl_total"),
         epoll_events=_row(counters, "epoll_events_total"),
         revisits=count(counters, "revisits_total"),
+        registered=dict(sights.registered),
         churn=result.churn,
         wakeup_events=_buckets(_row(counters, "wakeup_events_bucket")),
         batch_messages=_buckets(_row(counters, "batch_messages_bucket")),
@@ -62,12 +70,16 @@ def slice_of(
         build=server.get("build", {}),
         config=server.get("config", {}),
         client={name: result.environment.get(name) for name in CLIENT},
-        conditions={
-            **{name: result.environment.get(name) for name in CONDITIONS},
-            "client_cpu_share": result.client.get("busiest_cpu_share"),
-            **({"network": dict(frames)} if frames else {}),
-        },
+        conditions=_conditions(result, sights.frames),
     )
+
+
+def _conditions(result: RunResult, frames: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        **{name: result.environment.get(name) for name in CONDITIONS},
+        "client_cpu_share": result.client.get("busiest_cpu_share"),
+        **({"network": dict(frames)} if frames else {}),
+    }
 
 
 def _gates(result: RunResult) -> Iterator[str]:

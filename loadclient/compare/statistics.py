@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, combinations_with_replacement
-from math import ceil, exp, log, sqrt
+from math import ceil, comb, exp, log, sqrt
 from operator import itemgetter
 from random import Random
 from statistics import NormalDist, median
@@ -91,6 +91,13 @@ def holm(ps: Mapping[str, float]) -> dict[str, float]:
         highest = max(highest, min(1.0, p * (len(ps) - rank)))
         adjusted[name] = highest
     return adjusted
+
+
+def coin(one: int, other: int) -> float:
+    """Return how likely a fair coin falls as unevenly, or more, of as many throws."""
+    throws = one + other
+    tail = sum(comb(throws, number) for number in range(min(one, other) + 1))
+    return min(1.0, 2.0 * tail / float(2**throws))
 
 
 def least_pairs(comparisons: int, confidence: float) -> int:

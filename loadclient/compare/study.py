@@ -38,21 +38,23 @@ class Outcome:
     unit: str
     lower_is_better: bool | None  # None: it explains, and has no verdict
     in_seconds: bool = False
+    exploratory: bool = False  # a verdict on it is a hint: Holm's correction is for each by itself
 
 
 OUTCOMES = (
     Outcome("cpu_ns_per_delivery", "server CPU per delivered message", "ns", True),
-    Outcome("latency_p50_seconds", "latency, p50", "s", True, in_seconds=True),
-    Outcome("latency_p99_seconds", "latency, p99", "s", True, in_seconds=True),
-    Outcome("deliveries_per_second", "delivered messages per second", "1/s", False),
+    Outcome("latency_p50_seconds", "latency, p50", "s", True, in_seconds=True, exploratory=True),
+    Outcome("latency_p99_seconds", "latency, p99", "s", True, in_seconds=True, exploratory=True),
+    Outcome("deliveries_per_second", "delivered messages per second", "1/s", False,
+            exploratory=True),
     Outcome("wakeups_per_message", "wakeups per message", "", None),
     Outcome("syscalls_per_message", "system calls per message", "", None),
     Outcome("eagain_reads_per_message", "reads that found nothing, per message", "", None),
     Outcome("mods_per_message", "epoll_ctl MODs per message", "", None),
     Outcome("events_per_wakeup", "events per wakeup", "", None),
     Outcome("messages_per_batch", "messages per batch", "", None),
-)
-PRIMARY = OUTCOMES[0]  # the least noisy one: its verdict is the cell's
+)  # fmt: skip
+PRIMARY = OUTCOMES[0]  # the least noisy one, and the study's question: its verdict is the cell's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,7 @@ class Design:
     preset: str = "full"
     seed: int = 1
     pairs: int = 10
-    pairs_per_daemon: int = 5
+    pairs_per_daemon: int = 1  # more: pairs that share two processes do not count as several
     slice_seconds: float = 2.0
     settle_seconds: float = 0.5  # loaded, delivered and not counted
     confidence: float = 0.95
@@ -130,11 +132,13 @@ class Link:
         return f"{where}, each way {self.netem}, by {how[self.emulation]}{why}"
 
 
-CIRCUMSTANCES = (  # how reasons begin that are the machine's or the client's, not the daemon's
-    "the hypervisor took",
-    "the client itself was the bottleneck",
-    "a worker of the client used",
-    "the network's forwarder",
+MACHINES = ("the hypervisor took", "the network's forwarder")  # how its reasons begin
+CLIENTS = ("the client itself was the bottleneck", "a worker of the client used")
+STRAINS = (  # of one who could not keep up, or was not counted; any other reason is misbehaviour
+    "saturated:",
+    "not stationary:",
+    "less than 99 % of the offered messages were sent",
+    "the daemon's counters were not joined",
 )
 
 
@@ -163,6 +167,7 @@ class Slice:
     epoll_ctl: dict[str, float] = field(default_factory=dict)
     epoll_events: dict[str, float] = field(default_factory=dict)
     revisits: float = 0
+    registered: dict[str, int] = field(default_factory=dict)  # et, lt: by the kernel, when loaded
     churn: dict[str, float] | None = None  # loadclient.ledger.Churned, and what was owed to them
     wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups
     batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: batches
@@ -173,9 +178,27 @@ class Slice:
     conditions: dict[str, Any] = field(default_factory=dict)  # steal, pressure, load, client CPU
 
     @property
+    def misbehaviour(self) -> str:
+        """What the daemon did that nothing about it excuses, if anything: it lost, repeated..."""
+        excusable = (*MACHINES, *CLIENTS, *STRAINS)
+        return next((one for one in self.reasons if not one.startswith(excusable)), "")
+
+    @property
     def is_spoiled(self) -> bool:
-        """Whether it does not count for its circumstances alone, whatever the daemon did."""
-        return bool(self.reasons) and all(one.startswith(CIRCUMSTANCES) for one in self.reasons)
+        """Whether it does not count for its circumstances: who was held up may be strained, too."""
+        held_up = any(one.startswith((*MACHINES, *CLIENTS)) for one in self.reasons)
+        return held_up and not self.misbehaviour
+
+    @property
+    def is_strained(self) -> bool:
+        """Whether it does not count because the daemon could not keep up, and nobody held it up."""
+        return bool(self.reasons) and not self.is_spoiled and not self.misbehaviour
+
+    @property
+    def client_was_late(self) -> bool:
+        """Whether the client was, and the machine cannot be blamed; the daemon perhaps can."""
+        machine = any(one.startswith(MACHINES) for one in self.reasons)
+        return self.is_spoiled and not machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +212,7 @@ class Effect:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None  # across the cells, for this outcome
+    exploratory: bool = False  # not corrected for there being several outcomes
     detectable: float | None = None  # smallest relative difference that could have been seen
     pairs_needed: int | None = None  # to see a difference of the margin
     verdict: Kind | None = None  # None: it explains, and has no verdict
@@ -202,7 +226,7 @@ class Check:
     arm: str
     claim: str
     measured: str
-    holds: bool
+    holds: bool | None  # None: nobody could look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ Rule: a key that means nothing here is refused, because somebody meant something
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, longest, with_control
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**63),
     "pairs": (1, 1000),
-    "pairs_per_daemon": (1, 1000),
     "slice_seconds": (0.5, 3600),
     "settle_seconds": (0, 600),
     "confidence": (0.8, 0.999),
@@ -57,8 +56,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "procs": (1, 256),
 }
 FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate", "churn"}
-STUDY_KEYS = {"seed", "pairs", "pairs_per_daemon", "slice_seconds", "settle_seconds",
-              "confidence", "margin"}  # fmt: skip
+STUDY_KEYS = {"seed", "pairs", "slice_seconds", "settle_seconds", "confidence", "margin"}
 SHAPE_KEYS = {f.name for f in fields(Shape)} - {"name"}
 MIX_SAYS = {"rate", "senders", "msg_bytes"}
 CELL_KEYS = {"name", "msg_bytes", "drain", "shape", "server", "a", "b"} | SHAPE_KEYS
@@ -114,16 +112,7 @@ def _cell(row: Mapping[str, Any], where: str) -> Cell:
 
 
 def _named(cell: Cell, name: object, where: str) -> Cell:
-    if name is None:
-        return cell
-    return Cell(
-        name=_text("name", name, where),
-        msg_bytes=cell.msg_bytes,
-        drain=cell.drain,
-        shape=cell.shape,
-        a=cell.a,
-        b=cell.b,
-    )
+    return cell if name is None else replace(cell, name=_text("name", name, where))
 
 
 def _shape(keys: Mapping[str, Any], where: str) -> Shape:

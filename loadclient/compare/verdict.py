@@ -38,7 +38,7 @@ class Court:
 
 def measured(outcome: Outcome, pairs: Sequence[tuple[float, float]], court: Court) -> Effect:
     """Return what the *pairs* of one cell say about one outcome, without a verdict yet."""
-    effect = Effect(outcome=outcome.name, pairs=len(pairs))
+    effect = Effect(outcome=outcome.name, pairs=len(pairs), exploratory=outcome.exploratory)
     differences = log_ratios(pairs)
     found = estimate(differences, court.design.confidence) if differences else None
     if differences is None or found is None:
@@ -126,10 +126,11 @@ def _verdict(effect: Effect, outcome: Outcome, cell: Cell, court: Court) -> tupl
         return Kind.EQUIVALENT, f"equivalent within ±{percent(margin)}"
     alpha = 1 - court.design.confidence
     differs = not effect.low <= 1 <= effect.high
-    if differs and effect.p_holm is not None and effect.p_holm <= alpha:  # None: the A/A arm
+    if differs and effect.p_holm is not None and effect.p_holm <= alpha:
         a_better = (effect.ratio < 1) == outcome.lower_is_better
         arm = cell.a if a_better else cell.b
-        return (Kind.A_BETTER if a_better else Kind.B_BETTER), f"{arm.name} better"
+        hint = " (exploratory)" if outcome.exploratory else ""
+        return (Kind.A_BETTER if a_better else Kind.B_BETTER), f"{arm.name} better{hint}"
     return Kind.INCONCLUSIVE, _inconclusive(effect, differs=differs, margin=margin)
 
 

@@ -74,7 +74,8 @@ def verdicts(pairs: Sequence[Reported], outcome: str) -> str:
         Kind.NOT_COMPARABLE: "not comparable",
     }
     effects = [effect_of(report, outcome) for _, report in pairs]
-    return _tally([effect and effect.verdict for effect in effects], words)
+    hint = " (exploratory)" if OUTCOME[outcome].exploratory else ""
+    return _tally([effect and effect.verdict for effect in effects], words) + hint
 
 
 def apart(pairs: Sequence[Reported]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Value = str | float | bool | None
 Rows = list[list[Value]]
+SEEN = {True: "holds", False: "FAILS", None: "not shown"}
 LATENCY_SUMMARY = ("sum", "max")
 
 
@@ -125,7 +126,7 @@ def unaccounted(side: ArmReport) -> int | None:
 def fingerprint(pairs: Iterable[Reported]) -> Table:
     """Return the signs that each mode was in force."""
     rows = [
-        [cell.name, check.arm, check.claim, check.measured, "holds" if check.holds else "FAILS"]
+        [cell.name, check.arm, check.claim, check.measured, SEEN[check.holds]]
         for cell, report in pairs
         for check in report.fingerprint
     ]

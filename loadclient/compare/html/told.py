@@ -15,6 +15,7 @@ from loadclient.compare.html.findings import (
 )
 from loadclient.compare.html.looks import verdict_look
 from loadclient.compare.html.parts import Item, Section, capital
+from loadclient.compare.report import EXPLORATORY
 from loadclient.compare.slices import LEAST_SENT
 from loadclient.compare.statistics import LEAST_PAIRS
 from loadclient.compare.verdict import percent
@@ -29,7 +30,10 @@ GATES = (
     f"{percent(LEAST_SENT)} of the offered messages were sent, and {percent(LEAST_ON_TIME)} of "
     "them on time; 99 % of the client's sends were less than an interval late; no worker of the "
     f"client used more than {percent(BUSY_SHARE)} of a core; and the hypervisor took no more than "
-    f"{percent(STEAL_SHARE)} of the processors' time. One that fails is discarded with its pair. "
+    f"{percent(STEAL_SHARE)} of the processors' time. One that fails is discarded with its pair, "
+    "but a daemon that lost, repeated, reordered or damaged anything ends its cell, and so do "
+    "discarded slices that only one arm has. That some task waited for a processor (the pressure "
+    "in the raw slices) is no gate: client and daemon always wait for each other on few cores. "
     f"A cell needs {LEAST_PAIRS} pairs."
 )
 BY_THE_CALL = (
@@ -43,6 +47,7 @@ TOO_FEW = "There are no valid pairs yet."
 def verdicts_by_cell(study: Study) -> Section:
     """Say the verdict of each cell."""
     pairs = asked(study)
+    compared = sum(report.not_comparable is None for _, report in pairs)
     return Section(
         name="verdicts",
         subject="Verdict per cell",
@@ -51,9 +56,9 @@ def verdicts_by_cell(study: Study) -> Section:
             (
                 f"The verdict of a cell is that on {JUDGED[0].title}, the least noisy measure. "
                 "Ratios are Hodges-Lehmann estimates over pairs with exact "
-                f"{percent(study.design.confidence)} intervals; p is corrected by Holm for "
-                f"{len(pairs)} cells. A difference under {percent(study.design.margin)} counts "
-                "as none."
+                f"{percent(study.design.confidence)} intervals; p is corrected by Holm for the "
+                f"{compared} cells that could be compared. A difference under "
+                f"{percent(study.design.margin)} counts as none. {EXPLORATORY}"
             )
         ],
         items=[
@@ -97,9 +102,11 @@ def in_force(study: Study) -> Section:
     """Say whether each mode was really in force."""
     pairs = reported(study)
     checks = [check for _, report in pairs for check in report.fingerprint]
-    failed = sum(not check.holds for check in checks)
+    failed = sum(check.holds is False for check in checks)
+    unseen = sum(check.holds is None for check in checks)
     obstacles = [(cell.name, report.not_comparable) for cell, report in pairs]
     found = f"{failed} of {len(checks)} signs are missing" if failed else "every mode was in force"
+    found += f", as far as can be seen: {unseen} signs are not shown" if unseen else ""
     return Section(
         name="fingerprint",
         subject="Was the mode in force?",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from loadclient.compare.design import Step
-from loadclient.compare.slices import slice_of
+from loadclient.compare.slices import Sights, slice_of
 from loadclient.result import RunResult
 
 STEP = Step(7, "cell", 3, "b")
@@ -95,7 +95,7 @@ FRAMES = {"frames_forwarded": 1000, "frames_late": 10, "cpu_seconds": 0.1, "seco
 
 
 def test_what_the_network_did_is_kept_with_the_slice() -> None:
-    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, FRAMES)
+    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, Sights(frames=FRAMES))
 
     assert one.valid
     assert one.conditions["network"] == FRAMES
@@ -111,14 +111,14 @@ def test_what_the_network_did_is_kept_with_the_slice() -> None:
 )
 def test_our_forwarder_must_not_be_the_limit(changes: dict[str, float], reason: str) -> None:
     """What it costs would be taken for the network's doing."""
-    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, FRAMES | changes)
+    one = slice_of(STEP, run(elapsed_seconds=1.0), 0.0, Sights(frames=FRAMES | changes))
 
     assert reason in one.reasons[0]
 
 
 @pytest.mark.parametrize("frames", [{}, {"frames_forwarded": 0, "seconds": 1.0}])
 def test_a_link_that_is_not_ours_has_no_such_limit(frames: dict[str, float]) -> None:
-    assert slice_of(STEP, run(), 0.0, frames).valid
+    assert slice_of(STEP, run(), 0.0, Sights(frames=frames)).valid
 
 
 def test_what_was_not_measured_is_null() -> None:
