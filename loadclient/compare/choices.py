@@ -98,8 +98,9 @@ class CompareOptions:
     """What is compared, how often, and where the results go."""
 
     preset: Literal["quick", "full", "original"] = "full"
-    """quick: three questions, about three minutes. full: 24 cells, 33 minutes. original:
-    the original's load and score, and what they hide, about ten minutes."""
+    """quick: three questions, about three minutes. full: 24 questions, 28 minutes, and more where
+    pairs have to be measured again. original: the original's load and score, and what they hide,
+    about eight minutes."""
     quick: Annotated[bool, Parameter(negative="")] = False
     """The same as --preset quick."""
     study: File = None
@@ -117,7 +118,7 @@ class CompareOptions:
     rate: Annotated[float | None, real(0.001, 100_000)] = None
     """Messages per second of each of them. Default: 50."""
     pairs: Annotated[int | None, integer(1, 1000)] = None
-    """Pairs of slices in each cell. Default: 10."""
+    """Pairs of slices in each cell. Default: the preset's, or 10 for a study of yours."""
     slice_seconds: Annotated[float | None, real(0.5, 3600)] = None
     """Seconds measured in each slice. Default: the preset's."""
     settle_seconds: Annotated[float | None, real(0, 600)] = None

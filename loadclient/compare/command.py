@@ -52,6 +52,8 @@ FOLDER = Path("report")
 LOOPBACK = """Client and server share this machine and its loopback: no network, and each takes
     processor time from the other. Another machine, another daemon, another load may answer
     otherwise."""
+GIVEN = """The daemons were somebody else's and not restarted: what is found is of these two processes,
+    and two processes of one program differ by some per cent as long as they live."""
 LINKED = """Client, server and the network between them share this machine, and each takes processor
     time from the others. Another machine, another daemon, another load may answer otherwise."""
 NOTES = (
@@ -183,7 +185,8 @@ def assemble(
     """Return the study of the slices so far."""
     slices = tuple(one for _, one in sorted(raw.slices.items()))
     fitness, cells = analyse(raw.header.design, slices)
-    notes = (LINKED if raw.header.link else LOOPBACK, *NOTES)
+    given = (GIVEN,) if raw.header.addresses else ()
+    notes = (LINKED if raw.header.link else LOOPBACK, *given, *NOTES)
     return Study(
         study_id=raw.header.study_id,
         started=raw.header.started,

@@ -40,7 +40,7 @@ SHAPES = (
     Shape(name="few of many talk", conns=300, rate=20, senders=10),
 )
 CHURN = Shape(name="40 a second come and go", conns=60, rate=20, churn=40)
-MIX = Shape(name="5 shout, 45 murmur", conns=100, mix="5x100x32,45x5x1024")
+MIX = replace(ALL_TALK, name="5 shout, 45 murmur", mix="5x100x32,45x5x1024")
 FAN_IN = Shape(name="5 of 100 read", conns=100, rate=20, never_readers=95)
 SLOW_SHARES = (0, 1, 10, 50)  # per cent of the connections; 0 has the same small buffers
 SLOW_READER_RATE = 200_000  # bytes per second, a little less than a reader is owed

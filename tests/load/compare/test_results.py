@@ -2,119 +2,138 @@
 
 from __future__ import annotations
 
-import lzma
-import re
+import subprocess
+import sys
 import tomllib
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from loadclient.compare.design import plan
-from loadclient.compare.study import Kind, Study
+from loadclient.compare.design import full, plan, quick
+from loadclient.compare.simulation import World, simulated_study
+from loadclient.compare.study import Design, Study
 from loadclient.compare.studyfile import design_of
 
 if TYPE_CHECKING:
-    from loadclient.compare.study import CellReport, OriginalRow
+    from loadclient.compare.study import OriginalRow
 
 HERE = Path(__file__).parents[3]
 RESULTS = HERE / "results"
-SPOKEN = {Kind.A_BETTER: "et better", Kind.B_BETTER: "lt better"}
-
-
-def stored(name: str) -> Study:
-    return Study.from_json(lzma.decompress((RESULTS / f"{name}.json.xz").read_bytes()).decode())
+NAMES = ("et-vs-lt", "traffic")
 
 
 @pytest.fixture(scope="module")
-def study() -> Study:
-    return stored("et-vs-lt")
+def write() -> Any:
+    """Return the script that writes what the documents say of studies."""
+    spec = spec_from_file_location("results_write", RESULTS / "write.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def rows(title: str) -> list[list[str]]:
-    """Return the rows of the table under a heading, without its head."""
-    section = (HERE / "RESULTS.md").read_text().partition(f"## {title}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("| ")]
-    return [[word.strip() for word in line.strip("| ").split(" | ")] for line in lines[1:]]
+def design(name: str) -> Design:
+    with (RESULTS / f"{name}.toml").open("rb") as file:
+        return design_of(tomllib.load(file), name)
 
 
-def interval(report: CellReport, outcome: str) -> str:
-    (effect,) = (one for one in report.effects if one.outcome == outcome)
-    if effect.ratio is None:
-        return "–"  # noqa: RUF001 - as in the table
-    return f"{effect.ratio:.3f} ({effect.low:.3f} to {effect.high:.3f})"
+@pytest.mark.parametrize("document", ["RESULTS.md", "README.md"])
+def test_every_figure_of_a_study_is_the_stored_ones(write: Any, document: str) -> None:
+    """One that was typed, or that is of another study; and whether today's rules bear it out."""
+    text = (HERE / document).read_text()
+
+    assert write.written(text) == text
 
 
-def test_every_verdict_is_the_studys(study: Study) -> None:
-    """A figure that was typed, or that is of another study."""
-    asked = [
-        [
-            report.cell,
-            f"{report.pairs} ({report.discarded})",
-            interval(report, "cpu_ns_per_delivery"),
-            SPOKEN.get(report.verdict, report.verdict.value),
-            interval(report, "latency_p50_seconds"),
-            interval(report, "latency_p99_seconds"),
-        ]
-        for report in study.cells
-    ]
+def test_the_script_says_what_is_in_the_study(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it and the page agreed about something else, nobody would notice."""
+    first, second = (cell.name for cell in quick().cells[:2])
+    world = World(a_over_b={first: 0.5}, noise=0.01, process=0, spikes=0, wrong_mode=second)
+    study = simulated_study(world=world)
+    monkeypatch.setattr(write, "stored", lambda _name: study)
+    write.judged_anew.cache_clear()
+    effect = study.cells[0].effects[0]
+    ratio = f"{effect.ratio:.3f} ({effect.low:.3f} to {effect.high:.3f})"
+    told = write.written(
+        "<!-- found x -->\n<!-- end -->\n<!-- verdicts x -->\n<!-- end -->\n"
+        f"<!-- standing x -->\n<!-- end -->\n<!--cpu x: {first}-->?<!--/-->\n"
+        f"<!--count x: {first}; a; reads-->?<!--/-->\n<!-- counts x -->\n<!-- end -->\n"
+    )
 
-    assert rows("Verdicts") == asked
-
-
-@pytest.mark.parametrize(
-    ("name", "title"),
-    [("et-vs-lt", "The mechanism"), ("traffic", "Who talks to whom: the counts")],
-)
-def test_every_count_is_the_studys(name: str, title: str) -> None:
-    study = stored(name)
-    told = {(cell, arm): counts for cell, arm, *counts in rows(title)}
-
-    assert len(told) == 2 * len(study.cells)
-    for report in study.cells:
-        for arm in (report.a, report.b):
-            calls = arm.syscalls_per_message
-            waits, reads, empty, writes, mods, *_ = told[report.cell, arm.name]
-            assert waits == f"{calls.get('epoll_wait', 0):.3g}"
-            assert reads == f"{calls.get('recvfrom', 0):.3g}"
-            assert empty == f"{arm.eagain_per_message.get('recvfrom', 0):.3g}"
-            assert writes == f"{calls.get('sendto', 0) + calls.get('sendmsg', 0):.3g}"
-            assert mods == f"{arm.epoll_ctl_per_message.get('mod', 0):.2g}"
+    assert f"- {first}: et better, server CPU per delivered message {ratio}" in told
+    assert f"- {second}: et was to show its metrics say mode et, but shows lt" in told
+    assert f"| {first} | 10 (0) | {ratio} | et better |" in told
+    assert f"Judged anew by today's code, the {len(study.slices)} stored slices give" in told
+    assert f"<!--cpu x: {first}-->{ratio}<!--/-->" in told
+    assert f"<!--count x: {first}; a; reads-->2<!--/-->" in told
+    waits = study.cells[0].a.syscalls_per_message["epoll_wait"]
+    assert f"| {first} | et | {waits:.3g} | 2 |" in told
+    write.judged_anew.cache_clear()
 
 
-def test_the_second_studys_doubts_are_told() -> None:
-    """It names no winner, and says why before its counts."""
-    study, text = stored("traffic"), (HERE / "RESULTS.md").read_text()
-    told = text.partition("## Who talks to whom: the counts\n")[2].partition("\n## ")[0]
-    control = study.cells[-1]
+def test_a_study_that_todays_rules_refuse_is_said_to_be_refused(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its winner was said to stand when no cell of it could be compared any more."""
+    study = simulated_study()
+    old = replace(study, design=replace(study.design, pairs_per_daemon=5))
+    monkeypatch.setattr(write, "stored", lambda _name: old)
+    write.judged_anew.cache_clear()
+    told = "\n".join(write.standing("x"))
+    write.judged_anew.cache_clear()
 
-    assert study.fitness.fit is False
-    assert f"came out at {interval(control, 'cpu_ns_per_delivery')}" in told
-    assert f"in all {len(study.kernel)} kernel slices" in told
-    assert all(one.kernel == one.daemon for one in study.kernel)
-    assert {cell.verdict for cell in study.cells} == {Kind.NOT_COMPARABLE}
-    with (RESULTS / "traffic.toml").open("rb") as file:
-        assert plan(design_of(tomllib.load(file), "traffic")) == plan(study.design)
+    assert "**Today's rules refuse this study.** Judged anew, 4 of 4 cells" in told
+    assert "- 5 pairs share two processes" in told
 
 
-def test_the_printed_command_asks_the_same_questions_in_the_same_order(study: Study) -> None:
-    with (RESULTS / "et-vs-lt.toml").open("rb") as file:
-        design = design_of(tomllib.load(file), "et-vs-lt")
+def test_only_a_finished_study_that_stands_is_taken(write: Any, tmp_path: Path) -> None:
+    study = simulated_study()
+    path = tmp_path / "study.json"
+    for doubtful, why in (
+        (replace(study, complete=False), "not finished"),
+        (replace(study, cells=study.cells[:1]), "judges its slices otherwise"),
+    ):
+        path.write_text(doubtful.to_json())
+        with pytest.raises(ValueError, match=why):
+            write.take(path, "x")
 
-    assert design.cells == study.design.cells
-    assert plan(design) == plan(study.design)
+
+def test_the_script_runs_as_printed(tmp_path: Path) -> None:
+    """It finds its modules from anywhere, and leaves alone what is already right."""
+    documents = [HERE / "RESULTS.md", HERE / "README.md"]
+    before = [path.read_bytes() for path in documents]
+    subprocess.run([sys.executable, RESULTS / "write.py"], cwd=tmp_path, check=True)
+
+    assert [path.read_bytes() for path in documents] == before
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_command_asks_the_same_questions(write: Any, name: str) -> None:
+    """In the same order, too, unless the study is refused and is to be measured anew."""
+    study = write.stored(name)
+    if write.stands(name):
+        assert plan(design(name)) == plan(study.design)
+    else:
+        assert "**Today's rules refuse this study.**" in (HERE / "RESULTS.md").read_text()
+        assert design(name).cells[0] == study.design.cells[0]
+
+
+def test_the_main_study_asks_what_the_full_design_asks() -> None:
+    """Written down, so that a preset that changes does not change the study."""
+    assert plan(design("et-vs-lt")) == plan(replace(full(), seed=1))
     assert "loadclient compare --study results/et-vs-lt.toml" in (HERE / "RESULTS.md").read_text()
 
 
-def test_the_kernel_agreed_in_every_slice(study: Study) -> None:
-    text = (HERE / "RESULTS.md").read_text()
-    (slices,) = map(int, re.findall(r"in all (\d+), its wakeups", text))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_kernel_agreed_in_every_slice(write: Any, name: str) -> None:
+    study = write.stored(name)
 
-    assert len(study.kernel) == slices
+    assert study.kernel
     assert all(one.kernel == one.daemon for one in study.kernel)
-    received = sum(one.received for one in study.slices)
-    assert received == sum(one.expected for one in study.slices)
-    assert f"{received:,} copies were received" in text
 
 
 # The original's table, in the README.

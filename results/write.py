@@ -1,0 +1,282 @@
+"""Writes what RESULTS.md and README.md say of the stored studies, and stores new ones.
+
+    python results/write.py                           # both anew, from results/*.json.xz
+    python results/write.py --take study.json NAME    # store a study as NAME first
+
+They are written by hand, but for two kinds of places, which this fills in:
+
+    <!-- verdicts et-vs-lt --> ... <!-- end -->       a block of lines
+    <!--cpu et-vs-lt: 64 B, all talk, usual-->…<!--/-->   a figure within a sentence
+
+Rule: a figure of a study stands in no other place. What the prose makes of it is for a person to
+read again whenever a study is taken.
+"""
+
+from __future__ import annotations
+
+import lzma
+import re
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from loadclient.compare import fingerprint  # noqa: E402 - as a script it has to find them first
+from loadclient.compare.analysis import analyse  # noqa: E402
+from loadclient.compare.study import OUTCOMES, Kind, Study  # noqa: E402
+from loadclient.compare.verdict import interval, percent  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from loadclient.compare.study import ArmReport, CellReport, Effect
+
+BLOCK = re.compile(r"(<!-- (\w+) ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+FIGURE = re.compile(r"(<!--(\w+) ([\w-]+): ([^>]+?)-->).*?(<!--/-->)", re.DOTALL)
+TITLE = {outcome.name: outcome.title for outcome in OUTCOMES}
+BETTER = (Kind.A_BETTER, Kind.B_BETTER)
+MEASURES = {"cpu": "cpu_ns_per_delivery", "p50": "latency_p50_seconds",
+            "p99": "latency_p99_seconds"}  # fmt: skip
+COUNTS = ("epoll_wait", "reads", "reads that found nothing", "writes", "MODs",
+          "accepts and closes", "events per wakeup", "messages per batch")  # fmt: skip
+WRITTEN = ("RESULTS.md", "README.md")
+NOTHING = "–"  # noqa: RUF001 - as tables have it
+
+
+@cache
+def stored(name: str) -> Study:
+    """Return the study stored under *name*."""
+    return Study.from_json(lzma.decompress((HERE / f"{name}.json.xz").read_bytes()).decode())
+
+
+@cache
+def judged_anew(name: str) -> Study:
+    """Return the study as today's code judges its slices."""
+    fitness, cells = analyse(stored(name).design, stored(name).slices)
+    return Study(study_id="", started=0, design=stored(name).design, fitness=fitness, cells=cells)
+
+
+def stands(name: str) -> bool:
+    """Whether today's code judges the stored slices as the study says."""
+    now = judged_anew(name)
+    return (now.fitness, now.cells) == (stored(name).fitness, stored(name).cells)
+
+
+# Blocks.
+
+
+def standing(name: str) -> Iterator[str]:
+    """Say whether the rules of today accept the study."""
+    study = stored(name)
+    if stands(name):
+        number = len(study.slices)
+        yield f"Judged anew by today's code, the {number} stored slices give these verdicts."
+        return
+    refused = [cell for cell in judged_anew(name).cells if cell.not_comparable]
+    whys = dict.fromkeys(str(cell.not_comparable) for cell in refused)
+    whys |= dict.fromkeys(filter(None, [fingerprint.mixture(study.slices)]))
+    yield (
+        f"**Today's rules refuse this study.** Judged anew, {len(refused)} of {len(study.cells)} "
+        "cells are not comparable, and no verdict below stands, whatever is said of it:"
+    )
+    yield ""
+    yield from (f"- {why}." for why in whys)
+
+
+def summary(name: str) -> Iterator[str]:
+    """Say in a sentence or two what came out, for the README."""
+    winners = [cell for cell in _questions(stored(name)) if cell.verdict in BETTER]
+    which = "; ".join(f"{c.cell}, {c.sentence}, {_ratio(c.effects[0])}" for c in winners)
+    yield (
+        f"Of {_asked(stored(name))} questions {len(winners) or 'none'} got a winner on server CPU"
+        f"{f' ({which})' if which else ''}; the rest were too close for what the machine can see."
+    )
+    if not stands(name):
+        yield "**Today's rules refuse that study**, so this stands only until it is measured anew."
+
+
+def setup(name: str) -> Iterator[str]:
+    """Say how it was measured."""
+    study = stored(name)
+    design, machine = study.design, study.environment
+    shared = design.pairs_per_daemon
+    yield f"- `{study.command}`, {_day(study.started)}, build {machine.get('commit')}."
+    yield (
+        f"- {_asked(study)} questions and one A/A arm; {design.pairs} pairs of slices of "
+        f"{design.slice_seconds:g} s in each, in randomised ABBA order, fresh daemons "
+        f"{'for each pair' if shared == 1 else f'every {shared} pairs'}, "
+        f"{design.settle_seconds:g} s of load before each slice that is not counted; "
+        f"{(study.finished or study.started) - study.started:,.0f} s from the first to the last."
+    )
+    yield (
+        f"- Machine: {machine.get('cores')} virtual cores of {machine.get('cpu')}, Linux "
+        f"{machine.get('kernel')}, {machine.get('python')}; "
+        f"{study.link.sentence if study.link else 'loopback'}."
+    )
+    received, owed = (sum(getattr(s, f) for s in study.slices) for f in ("received", "expected"))
+    yield f"- {received:,} copies were received of {owed:,} owed."
+    discarded = sum(cell.discarded for cell in study.cells)
+    pairs = discarded + sum(cell.pairs for cell in study.cells)
+    whys = {why: 0 for cell in study.cells for why in cell.discarded_because}
+    for why in whys:
+        whys[why] = sum(cell.discarded_because.get(why, 0) for cell in study.cells)
+    because = "; ".join(f"{number} x {why.partition(':')[0]}" for why, number in whys.items())
+    yield f"- {discarded} of {pairs} pairs were discarded{f' ({because})' if because else ''}."
+    signs = [check.holds for cell in study.cells for check in cell.fingerprint]
+    yield f"- {signs.count(True)} of {len(signs)} fingerprints hold."
+    agree = sum(one.kernel == one.daemon for one in study.kernel)
+    yield (
+        f"- The kernel's probe ran in slices of its own: in {agree} of {len(study.kernel)} its "
+        "wakeups, reads, EAGAINs, writes and `epoll_ctl` calls equal the daemon's own counts."
+    )
+    yield f"- {study.fitness.sentence}"
+
+
+def found(name: str) -> Iterator[str]:
+    """Say what came out, worst doubts last."""
+    study = stored(name)
+    primary, hints, open_ = [], [], []
+    for cell in _questions(study):
+        for effect in cell.effects:
+            told = f"{cell.cell}: {effect.sentence}, {TITLE[effect.outcome]} {interval(effect)}"
+            if effect.verdict in BETTER:
+                (primary if effect.outcome == OUTCOMES[0].name else hints).append(told)
+            elif effect.verdict is Kind.INCONCLUSIVE and _apart(effect):
+                open_.append(f"{cell.cell}: {TITLE[effect.outcome]} {interval(effect)}")
+    equal = [cell.cell for cell in _questions(study) if cell.verdict is Kind.EQUIVALENT]
+    unjudged = [cell for cell in _questions(study) if cell.not_comparable]
+    yield from _listed(f"Winners on CPU, of {_asked(study)} questions", primary)
+    yield from _listed(f"Equivalent within ±{percent(study.design.margin)} on CPU", equal)
+    yield from _listed("Exploratory: called better on another measure", hints)
+    yield from _listed("Intervals that exclude 1 but do not survive the correction", open_)
+    yield from _listed("Not comparable", [f"{c.cell}: {c.not_comparable}" for c in unjudged])
+
+
+def _listed(what: str, rows: list[str]) -> Iterator[str]:
+    yield f"- {what}: {len(rows) or 'none'}{'.' if not rows else ''}"
+    yield from (f"  - {row}" for row in rows)
+
+
+def verdicts(name: str) -> Iterator[str]:
+    """Return the table of verdicts."""
+    study = stored(name)
+    yield ("| cell | pairs (discarded) | CPU per delivered message, a over b | verdict | "
+           "could have seen | latency p50 (exploratory) | latency p99 (exploratory) |")  # fmt: skip
+    yield "|---|---|---|---|---|---|---|"
+    for cell in study.cells:
+        cpu = _effect(cell, "cpu_ns_per_delivery")
+        words = (cpu.sentence or cell.sentence).partition(" (")[0]
+        seen = NOTHING if cpu.detectable is None else percent(cpu.detectable)
+        yield _row(cell.cell, f"{cell.pairs} ({cell.discarded})", _ratio(cpu), words, seen,
+                   *(_ratio(_effect(cell, MEASURES[m])) for m in ("p50", "p99")))  # fmt: skip
+
+
+def counts(name: str) -> Iterator[str]:
+    """Return the table of counts per message."""
+    yield _row("cell", "arm", *COUNTS)
+    yield "|---" * (2 + len(COUNTS)) + "|"
+    for cell in stored(name).cells:
+        for arm in (cell.a, cell.b):
+            yield _row(cell.cell, arm.name, *(_count(arm, count) for count in COUNTS))
+
+
+def _count(arm: ArmReport, count: str) -> str:
+    calls = arm.syscalls_per_message
+    if count in {"events per wakeup", "messages per batch"}:
+        spread = arm.outcomes.get(count.replace(" ", "_"))
+        return f"{spread.median:.3g}" if spread else NOTHING
+    if not calls:
+        return NOTHING
+    return "{:.3g}".format(
+        {
+            "epoll_wait": calls.get("epoll_wait", 0),
+            "reads": calls.get("recvfrom", 0),
+            "reads that found nothing": arm.eagain_per_message.get("recvfrom", 0),
+            "writes": calls.get("sendto", 0) + calls.get("sendmsg", 0),
+            "MODs": arm.epoll_ctl_per_message.get("mod", 0),
+            "accepts and closes": calls.get("accept4", 0) + calls.get("close", 0),
+        }[count]
+    )
+
+
+# Figures.
+
+
+def figure(kind: str, name: str, place: str) -> str:
+    """Return one figure: a ratio of a cell, or a count of an arm of a cell."""
+    cells = {cell.cell: cell for cell in stored(name).cells}
+    if kind in MEASURES:
+        return _ratio(_effect(cells[place], MEASURES[kind]))
+    cell, side, count = place.rsplit("; ", 2)
+    return _count(getattr(cells[cell], side), count)
+
+
+BLOCKS = {one.__name__: one for one in (standing, summary, setup, found, verdicts, counts)}
+
+
+def written(text: str) -> str:
+    """Return *text* with every block and figure as the stored studies have it."""
+    text = BLOCK.sub(lambda m: "\n".join([m[1][:-1], *BLOCKS[m[2]](m[3]), m[4]]), text)
+    return FIGURE.sub(lambda m: m[1] + figure(m[2], m[3], m[4]) + m[5], text)
+
+
+def _questions(study: Study) -> list[CellReport]:
+    controls = {cell.name for cell in study.design.cells if cell.control}
+    return [cell for cell in study.cells if cell.cell not in controls]
+
+
+def _asked(study: Study) -> int:
+    return len(_questions(study))
+
+
+def _effect(cell: CellReport, outcome: str) -> Effect:
+    return next(one for one in cell.effects if one.outcome == outcome)
+
+
+def _apart(effect: Effect) -> bool:
+    return effect.low is not None and effect.high is not None and not effect.low <= 1 <= effect.high
+
+
+def _ratio(effect: Effect) -> str:
+    return NOTHING if effect.ratio is None else interval(effect)
+
+
+def _row(*words: str) -> str:
+    return f"| {' | '.join(words)} |"
+
+
+def _day(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%-d %B %Y}"
+
+
+def take(path: Path, name: str) -> None:
+    """Store a finished study under *name*.
+
+    Raises ValueError if it is none, or if today's code judges it otherwise.
+    """
+    text = path.read_text()
+    study = Study.from_json(text)
+    if not study.complete:
+        raise ValueError(f"{path}: the study is not finished")
+    if analyse(study.design, study.slices) != (study.fitness, study.cells):
+        raise ValueError(f"{path}: today's code judges its slices otherwise")
+    (HERE / f"{name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
+
+
+def main(words: list[str]) -> None:
+    """Do what the words say."""
+    if words:
+        option, path, name = words
+        assert option == "--take", option  # noqa: S101 - there is no other
+        take(Path(path), name)
+    for name in WRITTEN:
+        path = HERE.parent / name
+        path.write_text(written(path.read_text()))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
