@@ -52,8 +52,8 @@ FOLDER = Path("report")
 LOOPBACK = """Client and server share this machine and its loopback: no network, and each takes
     processor time from the other. Another machine, another daemon, another load may answer
     otherwise."""
-GIVEN = """The daemons were somebody else's and not restarted: what is found is of these two processes,
-    and two processes of one program differ by some per cent as long as they live."""
+GIVEN = """The daemons were somebody else's and not restarted: what is found is of these two, and
+    two processes of one program differ by some per cent as long as they live."""
 LINKED = """Client, server and the network between them share this machine, and each takes processor
     time from the others. Another machine, another daemon, another load may answer otherwise."""
 NOTES = (
