@@ -102,10 +102,11 @@ def run(host: Host = "127.0.0.1", port: Port = 9000, *, options: Options = DEFAU
             metrics.finish(result)
         _tell(options, result)
 
-    result = perform(options, address, [metrics] if metrics else [], tell)
-    if metrics is not None:
-        metrics.enter("linger", options.linger)
-        _linger(options.linger)
+    with Interrupts() as interrupts:
+        result = perform(options, address, [metrics] if metrics else [], tell)
+        if metrics is not None:
+            metrics.enter("linger", options.linger)
+            _linger(options.linger, interrupts)
     return exit_code(result)
 
 
@@ -150,15 +151,19 @@ def demo(*, options: DemoOptions = DEMO_DEFAULTS) -> int:
     start; 2 usage; 4 a run is invalid, or the witnesses disagree; 130 interrupted.
     """
     prepare(options)
-    results, agree = [], True
-    for mode in MODES:
-        result = measure(mode, options)
-        results.append(result)
-        if result.interrupted:
-            break
-    print_table(results)
-    if not any(result.interrupted for result in results):
-        agree = print_witnesses([question(mode, options) for mode in MODES])
+    results = []
+    with Interrupts():
+        for mode in MODES:
+            results.append(measure(mode, options))
+            if results[-1].interrupted:
+                break
+        print_table(results)
+        if results[-1].interrupted:
+            return EXIT_INTERRUPTED
+        try:
+            agree = print_witnesses([question(mode, options) for mode in MODES])
+        except InterruptedRunError:
+            return EXIT_INTERRUPTED
     return demo_exit_code(results, agree=agree)
 
 
@@ -195,10 +200,10 @@ def _tell(options: Options, result: RunResult) -> None:
         print("\n".join(result.invalid_reasons), file=unheard(sys.stderr), flush=True)
 
 
-def _linger(seconds: float) -> None:
+def _linger(seconds: float, interrupts: Interrupts) -> None:
     """Keep the endpoint for the last scrape; a signal ends that, and not the result's exit code."""
     deadline = time.monotonic() + seconds
-    with Interrupts() as interrupts, suppress(InterruptedRunError):
+    with suppress(InterruptedRunError):
         while time.monotonic() < deadline:
             interrupts.check()
             time.sleep(LINGER_SLICE_SECONDS)

@@ -9,6 +9,8 @@ import time
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from loadclient.interrupts import deaf
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import TracebackType
@@ -98,7 +100,7 @@ def _start() -> tuple[subprocess.Popen[bytes], Connection[Any, Any]]:
     locks a forked child would inherit in whatever state they are.
     """
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, deaf():
         process = subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "loadclient.worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from loadclient.daemon import running_daemon
+from loadclient.interrupts import InterruptedRunError
 from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel
 from loadclient.options import (
     MOST_SECONDS,
@@ -113,7 +114,7 @@ def measure(mode: str, options: DemoOptions) -> RunResult:
 def question(mode: str, options: DemoOptions) -> Accounts:
     """Load a daemon in *mode* once more, shortly, and ask client, daemon and kernel what happened.
 
-    Raises DaemonFailedError, and what a run raises.
+    Raises DaemonFailedError, InterruptedRunError, and what a run raises.
     """
     with running_daemon(mode, options.report / f"witness-{mode}.log") as daemon:
         run = Options(
@@ -128,6 +129,8 @@ def question(mode: str, options: DemoOptions) -> Accounts:
         with KernelWitness(daemon.pid) as witness:
             before = read(daemon.metrics)
             result = perform(run, daemon.address, [])
+            if result.interrupted:  # half a run's counts agree with nobody's
+                raise InterruptedRunError
             _await_departure(daemon)
             after = read_at_rest(daemon.metrics, REST_SECONDS)
     counted = (result.server or {}).get("counters", {})

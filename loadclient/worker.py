@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loadclient.dialer import Dialer
 from loadclient.fleet import Fleet
+from loadclient.interrupts import SIGNALS
 from loadclient.protocol import (
     Begin,
     Connect,
@@ -86,9 +87,9 @@ def _ask(fleet: Fleet, question: Question) -> object:
 
 def main() -> None:
     """Serve the parent on the descriptor named by the first argument."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C reaches the whole group: the parent decides
+    for number in SIGNALS:  # they reach the whole group: the parent decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # the parent started us deaf
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.disable()  # the hot path makes no cycles, and a collection in it would be schedule lag

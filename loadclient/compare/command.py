@@ -26,6 +26,7 @@ from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import Daemon, DaemonFailedError
 from loadclient.environment import Contention, build, describe
+from loadclient.interrupts import Interrupts
 from loadclient.network import link
 from loadclient.network.conditions import parse
 from loadclient.network.link import NetworkFailedError
@@ -91,19 +92,20 @@ def compare(options: CompareOptions) -> int:
     if options.preset == "original":
         return _original(options, contention)
     path, raw = _resumed(options) if options.resume else _begun(options)
-    with _network(raw.header.design) as network:
-        raw = _linked(raw, network)
-        if options.resume:
-            store.mend(path)
-        else:
-            store.begin(path, raw.header)
-        try:
-            complete, kernel = _all_measured(options, path, raw, network)
-        except FAILURES:
-            _say_how_to_resume(path)
-            raise
-    study = assemble(store.read(path), kernel, complete=complete, contention=contention)
-    _report(options, study, _result_path(options, path))
+    with Interrupts():
+        with _network(raw.header.design) as network:
+            raw = _linked(raw, network)
+            if options.resume:
+                store.mend(path)
+            else:
+                store.begin(path, raw.header)
+            try:
+                complete, kernel = _all_measured(options, path, raw, network)
+            except (*FAILURES, KeyboardInterrupt):
+                _say_how_to_resume(path)
+                raise
+        study = assemble(store.read(path), kernel, complete=complete, contention=contention)
+        _report(options, study, _result_path(options, path))
     if not complete:
         _say_how_to_resume(path)
         return EXIT_INTERRUPTED
@@ -316,8 +318,9 @@ def _original_rows(
         tell(f"{what}; about {spoken(end - time.monotonic())} left")
 
     try:
-        for row in original.rows(asked, say):
-            rows.append(row)  # noqa: PERF402 - those before an interruption are kept
+        with Interrupts():
+            for row in original.rows(asked, say):
+                rows.append(row)  # noqa: PERF402 - those before an interruption are kept
     except (original.OriginalInterruptedError, KeyboardInterrupt):
         return tuple(rows), False
     return tuple(rows), True

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from loadclient.compare.bisection import bisection
 from loadclient.environment import Contention, describe
+from loadclient.interrupts import Interrupts
 from loadclient.options import File, Options, Url, UsageError, check, integer, real
 from loadclient.report import duration, figure
 from loadclient.session import perform, write_whole
@@ -110,11 +111,12 @@ def search(address: tuple[str, int], options: SearchOptions) -> int:
     _check(options)
     contention = Contention.now()
     found = _Search(address, options)
-    bracket = found.bracket()
-    result = found.result(bracket, describe(contention))
-    if options.json is not None:
-        write_whole(options.json, json.dumps(asdict(result), indent=1) + "\n")
-    print(summary(result), end="", file=unheard(sys.stdout), flush=True)
+    with Interrupts():
+        bracket = found.bracket()
+        result = found.result(bracket, describe(contention))
+        if options.json is not None:
+            write_whole(options.json, json.dumps(asdict(result), indent=1) + "\n")
+        print(summary(result), end="", file=unheard(sys.stdout), flush=True)
     if bracket is None:
         return EXIT_INTERRUPTED
     return EXIT_NONE_HOLDS if bracket.held is None else EXIT_FOUND

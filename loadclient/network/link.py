@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from loadclient.interrupts import deaf
 from loadclient.network.forwarder import CALM, COUNT, ROUGH
 from loadclient.network.namespaces import Namespace, new_namespace
 from loadclient.options import UsageError
@@ -40,6 +41,7 @@ ENDS = {LOAD: ("192.0.2.1", "192.0.2.2"), METRICS: ("198.51.100.1", "198.51.100.
 HARDWARE = ("02:00:00:00:00:01", "02:00:00:00:00:02")
 TAP_QUEUE = 20_000  # frames that wait for the forwarder, so that it alone decides what is dropped
 STOP_SECONDS = 5.0
+FORWARDER = (sys.executable, "-m", "loadclient.network.forwarder")
 
 
 class NetworkFailedError(Exception):
@@ -248,12 +250,13 @@ def _tap(
             fds.append(_open_tap(end))
             stack.callback(os.close, fds[-1])
             _configure(end, LOAD, side, f"link set {LOAD} txqueuelen {TAP_QUEUE}")
-        process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "loadclient.network.forwarder", str(conditions), *map(str, fds)],
-            pass_fds=fds,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        with deaf():
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [*FORWARDER, str(conditions), *map(str, fds)],
+                pass_fds=fds,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
         stack.callback(_stop, process)
         forwarder = _Forwarder(process, because)
         forwarder.counts()  # it works
@@ -334,6 +337,7 @@ def _run(end: Namespace, command: Sequence[str], text: str = "") -> str:
 def _try(
     end: Namespace, command: Sequence[str], text: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603 - ip and tc, as the user's path has them
-        [*within(end), *command], input=text, capture_output=True, text=True, check=False
-    )
+    with deaf():  # half a network is none
+        return subprocess.run(  # noqa: S603 - ip and tc, as the user's path has them
+            [*within(end), *command], input=text, capture_output=True, text=True, check=False
+        )

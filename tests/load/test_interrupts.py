@@ -6,13 +6,14 @@ import contextlib
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
 from loadclient.crew import Crew
-from loadclient.interrupts import InterruptedRunError
+from loadclient.interrupts import SIGNALS, InterruptedRunError, Interrupts
 from loadclient.options import Options
 from loadclient.protocol import Connect, Connected, Failed, Look, Plan
 from loadclient.runner import Run
@@ -82,6 +83,50 @@ def test_ctrl_c_while_settling_does_not_cost_the_result(
     assert not result.interrupted
     assert not [reason for reason in result.invalid_reasons if "bottleneck" not in reason]
     assert result.messages_received == result.messages_expected == 600
+
+
+def test_a_signal_that_a_run_did_not_heed_any_more_is_the_commands() -> None:
+    """It came while a slice was settling, and the study went on for half an hour."""
+    with Interrupts() as study:
+        with Interrupts():
+            signal.raise_signal(signal.SIGINT)
+
+        with pytest.raises(InterruptedRunError):
+            study.check()
+
+
+def test_a_signal_between_two_runs_is_the_next_ones() -> None:
+    with Interrupts() as study:
+        signal.raise_signal(signal.SIGTERM)
+        with Interrupts() as run, pytest.raises(InterruptedRunError):
+            run.check()
+
+        study.check()
+
+
+def test_who_ignores_ctrl_c_goes_on_ignoring_it() -> None:
+    """A job in the background of a script ignored it while it started, and then no more."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            interrupts.check()
+
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_instruction() -> None:
+    """One that was still importing died of it, and the run with it: exit 1, and a traceback."""
+    with Crew(1) as crew:
+        process = crew._workers[0][0]
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Sig"))
+        unheard = int(masks["SigBlk"], 16) | int(masks["SigIgn"], 16)
+
+        assert [number.name for number in SIGNALS if not unheard >> (number - 1) & 1] == []
+    assert process.returncode == 0
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import pytest
 
 from loadclient.cli import demo_exit_code
 from loadclient.demo import DemoOptions, print_witnesses, question
+from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel
 
 if TYPE_CHECKING:
@@ -59,6 +61,14 @@ def test_without_a_probe_the_daemon_speaks_alone() -> None:
     assert {row.name: row.daemon for row in rows}["wakeups"] == 3
     assert {row.kernel for row in rows} == {None}
     assert {row.agrees for row in rows} == {None}, "one witness alone shows nothing"
+
+
+def test_half_a_count_is_not_asked_for_agreement(tmp_path: Path) -> None:
+    """Ctrl-C in the short run that the kernel witnesses was lost: a table, and exit code 0."""
+    with Interrupts():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(InterruptedRunError):
+            question("lt", DemoOptions(conns=2, report=tmp_path))
 
 
 def test_a_disagreement_is_said_in_so_many_words(capsys: pytest.CaptureFixture[str]) -> None:
