@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 START_SECONDS = 20
+OURS = ("etltd et", "etltd lt")
 
 REDIS = """
 port {port}
@@ -69,7 +70,7 @@ class Rival:
 
     name: str
     command: tuple[str, ...]
-    against: str = ""  # whose cost its own is divided by
+    against: tuple[str, ...] = ()  # whose speed and cost its own are divided by
     wire: str = "plain"
     config: str = ""  # of the file; "" for a server that picks its port and prints it
     needs: str = ""  # a program or module that may be absent, and the package it is in
@@ -99,7 +100,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 def daemon(name: str, against: str, mode: str, *options: str) -> Rival:
     own = (sys.executable, "-m", "etltd", "--port=0", "--metrics-port=0", "--log-format=json")
-    return Rival(name, (*own, f"--mode={mode}", "--grace-seconds=0.2", *options), against)
+    return Rival(name, (*own, f"--mode={mode}", "--grace-seconds=0.2", *options), (against,))
 
 
 def reference(name: str, mode: str, drain: str) -> Rival:
@@ -107,13 +108,11 @@ def reference(name: str, mode: str, drain: str) -> Rival:
 
 
 def asyncio_chat(loop: str, needs: str = "") -> Rival:
-    return Rival(
-        loop, (sys.executable, str(HERE / "asyncio_chat.py"), loop), "etltd et", needs=needs
-    )
+    return Rival(loop, (sys.executable, str(HERE / "asyncio_chat.py"), loop), OURS, needs=needs)
 
 
 def packaged(name: str, command: tuple[str, ...], wire: str, config: str) -> Rival:
-    return Rival(name, command, "etltd et", wire, config, f"{command[0]} Debian")
+    return Rival(name, command, OURS, wire, config, f"{command[0]} Debian")
 
 
 RIVALS = {

@@ -20,13 +20,16 @@ from contextlib import ExitStack, suppress
 from math import exp
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from loadclient.compare.statistics import LEAST_PAIRS, estimate, log_ratios
 from loadclient.tether import tied
 from tests.bench.rivals import RIVALS, Rival, compiled, listens, running, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Run = dict[str, Any]
 
@@ -44,7 +47,10 @@ LOADS = {
     "one in flight": ("one message in flight among 100: cannot be batched", "-c100 -w1"),
     "ping-pong": ("two clients, one message in flight", "-c2 -w1"),
 }
-TOO_LONG = {("ngIRCd", "5000 clients"): "5,000 joins are announced to 5,000 members each"}
+UNFIT = {
+    ("ngIRCd", "5000 clients"): "5,000 joins are announced to 5,000 members each",
+    ("ngIRCd", "512 B"): "a line of IRC holds 510 bytes",
+}
 
 
 def measure(rival: Rival, load: str, seconds: float) -> Run:
@@ -75,13 +81,14 @@ def cost(run: Run) -> float:
     return float(run["server_cpu_drained"] / max(run["copies"], 1))
 
 
-def ratio(ours: list[float], theirs: list[float]) -> str:
+def ratio(ours: list[Run], theirs: list[Run], of: Callable[[Run], float]) -> str:
     """Return the estimate of ours / theirs with its interval."""
-    logs = log_ratios(list(zip(ours, theirs, strict=True)))
+    pairs = [(of(mine), of(other)) for mine, other in zip(ours, theirs, strict=True)]
+    logs = log_ratios(pairs)
     found = estimate(logs, CONFIDENCE) if logs else None
     if found is None:
-        shown = median(a / b for a, b in zip(ours, theirs, strict=True) if b)
-        return f"{shown:.2f} (no interval from {len(ours)})"
+        shown = median(mine / other for mine, other in pairs if other)
+        return f"{shown:.2f} (no interval from {len(pairs)})"
     return f"{exp(found.middle):.2f} ({exp(found.low):.2f} to {exp(found.high):.2f})"
 
 
@@ -93,7 +100,7 @@ def bottleneck(runs: list[Run]) -> str:
     return f"{server:.2f} / {client:.2f}"
 
 
-def row(rival: Rival, runs: list[Run], others: list[Run] | None) -> str:
+def row(rival: Rival, runs: list[Run], others: dict[str, list[Run]]) -> str:
     delivered = min(run["copies"] / run["owed"] for run in runs if run["owed"])
     cells = [
         rival.name,
@@ -104,11 +111,9 @@ def row(rival: Rival, runs: list[Run], others: list[Run] | None) -> str:
         bottleneck(runs),
         f"{median(run['lag'].get('p99', 0) for run in runs) * 1e3:.1f}",
     ]
-    if others is None:
-        return " | ".join([*cells, "", ""])
-    speeds = ratio([*map(speed, runs)], [*map(speed, others)])
-    costs = ratio([*map(cost, runs)], [*map(cost, others)])
-    return " | ".join([*cells, f"{speeds} of {rival.against}", costs])
+    speeds = [f"{ratio(runs, of, speed)} of {name}" for name, of in others.items()]
+    costs = [ratio(runs, of, cost) for of in others.values()]
+    return " | ".join([*cells, "; ".join(speeds), "; ".join(costs)])
 
 
 HEAD = (
@@ -120,7 +125,7 @@ HEAD = (
 def compare(name: str, rivals: list[Rival], rounds: int, seconds: float) -> None:
     """Measure one load and print its table."""
     what, load = LOADS[name]
-    wanted = [rival for rival in rivals if (rival.name, name) not in TOO_LONG]
+    wanted = [rival for rival in rivals if (rival.name, name) not in UNFIT]
     runs: dict[str, list[Run]] = {rival.name: [] for rival in wanted}
     for _ in range(rounds):
         for rival in random.sample(wanted, len(wanted)):
@@ -128,7 +133,11 @@ def compare(name: str, rivals: list[Rival], rounds: int, seconds: float) -> None
     print(f"\n### {name}\n{what}; {rounds} rounds of {seconds:g} s\n\n| {HEAD} |")
     print("|" + "---|" * (HEAD.count("|") + 1))
     for rival in wanted:
-        print(f"| {row(rival, runs[rival.name], runs.get(rival.against))} |", flush=True)
+        others = {name: runs[name] for name in rival.against if name in runs}
+        print(f"| {row(rival, runs[rival.name], others)} |", flush=True)
+    for rival in rivals:
+        if (rival.name, name) in UNFIT:
+            print(f"\n{rival.name}: not measured, {UNFIT[rival.name, name]}", flush=True)
 
 
 def resident_bytes(pid: int) -> int:
