@@ -5,7 +5,7 @@ PURE := etltd/wire.py,etltd/broadcast.py,etltd/exposition.py,etltd/handover.py,e
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo compare test fmt lint type dashboards-render bench fuzz soak audit lock clean stack stack-load stack-down
+.PHONY: help demo compare test fmt lint type dashboards-render bench curves fuzz soak audit lock clean stack stack-load stack-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +45,9 @@ dashboards-render: .venv/.run ## draw the boards by Grafana's components from PR
 
 bench: .venv/.dev ## ratios with intervals, never bare times
 	@$(PYTHON) -m pytest -q -s tests/bench && $(PYTHON) tests/bench/versus.py $(ARGS)
+
+curves: .venv/.dev ## scaling curves as a page, report/curves.html, about five minutes
+	@$(PYTHON) tests/bench/curves.py $(ARGS)
 
 soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in turn, SECONDS=600 (as root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/bench/bus_soak.py $(or $(SECONDS),600)

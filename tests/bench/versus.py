@@ -67,9 +67,10 @@ def measure(rival: Rival, load: str, seconds: float) -> Run:
             timeout=PATIENCE_SECONDS,
             preexec_fn=tied(),
         )
+        peak_bytes = peak_resident_bytes(pid)
     if done.returncode:
         raise RuntimeError(f"{rival.name}: {done.stderr.strip()}")
-    result: Run = json.loads(done.stdout)
+    result: Run = json.loads(done.stdout) | {"peak_bytes": peak_bytes}
     return result
 
 
@@ -143,6 +144,11 @@ def compare(name: str, rivals: list[Rival], rounds: int, seconds: float) -> None
 def resident_bytes(pid: int) -> int:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def idle_bytes(rival: Rival, count: int) -> float:
