@@ -33,7 +33,6 @@ SYSCALLS = 512  # as in probe.bpf.c
 
 BPF_NOEXIST = 1  # uapi/linux/bpf.h
 
-RAW_TRACEPOINTS = (4, 17)
 PREVIOUS_STATE_ARGUMENT = (5, 18)  # of the raw sched_switch
 
 TRACEFS = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))  # where BCC looks
@@ -60,7 +59,7 @@ class Build:
             "LITE": self.lite,
             "ALL_THREADS": self.all_threads,
             "NAMESPACED": self.namespaced,
-            "RAW_SYSCALLS": release >= RAW_TRACEPOINTS if auto else self.attach == "raw",
+            "RAW_SYSCALLS": self.attach != "perf",  # older than pidfd_open(2), which we need
             "RAW_SWITCH": release >= PREVIOUS_STATE_ARGUMENT if auto else self.attach == "raw",
             "NR_EPOLL_WAIT": numbers.epoll_wait,
             "NR_EPOLL_PWAIT": numbers.epoll_pwait,

@@ -31,7 +31,7 @@
 #define BPF_LICENSE Dual MIT/GPL
 
 #define SYSCALLS 512       /* numbers in use end near 470 on every architecture */
-#define THREADS 8192       /* threads of all targets together; 64 bytes each */
+#define THREADS 8192       /* threads of all targets together; 40 bytes each, and the map's own */
 #define ERRORS 2048        /* distinct (group, system call, errno) */
 #define EVENT_SLOTS 15     /* the last one is open: more than 8191 events */
 #define NOBODY 0xffffffff  /* the group of a process nobody asked about */
@@ -92,11 +92,13 @@ struct thread {
 /* What the thread that runs on this CPU is doing, so that one which makes call after
  * call without sleeping need not be looked up.  While there is a note its thread's
  * record is IDLE; it catches up when the thread leaves the CPU, and the note ends.
- * A switch that was not seen would leave the note standing: it is a missed run. */
+ * A switch that was not seen would leave the note standing: it is a missed run.
+ * Nobody else may use the note between two steps of a program.  Kernels up to 6.18 run
+ * one with preemption off; one that does not is caught by `busy`, in switched(). */
 struct note {
 	u64 id; /* the thread's pid_tgid; 0: no note */
 	u64 entered_ns;
-	u32 nr, slept, is_loop, has_waited, operation;
+	u32 nr, slept, is_loop, has_waited, operation, busy;
 };
 
 BPF_ARRAY(config, struct config, 1);
@@ -228,13 +230,12 @@ static __always_inline void begin_note(struct note *n, u64 id, struct thread *t,
 	t->nr = IDLE; /* else user space would take it to be still in the wait it has left */
 }
 
-static __always_inline void end_note(struct note *n, struct thread *t)
+static __always_inline void write_back(const struct note *n, struct thread *t)
 {
 	t->entered_ns = n->entered_ns;
 	t->nr = n->nr;
 	t->slept = n->slept;
 	t->operation = n->operation;
-	n->id = 0;
 }
 
 static __always_inline void begin_loop(struct note *n, u32 tid)
@@ -248,20 +249,18 @@ static __always_inline void begin_loop(struct note *n, u32 tid)
 	t->is_loop = 1;
 }
 
-static __always_inline int enter(u32 nr, u64 where)
+/* Volatile, for the compiler sees nobody who could look in between. */
+static __always_inline void set_busy(struct note *n, u32 busy)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 zero = 0, tid = id, group = group_of(id >> 32);
-	struct thread *t;
-	struct note *n;
+	*(volatile u32 *)&n->busy = busy;
+}
 
-	if (group == NOBODY)
-		return 0;
-	n = notes.lookup(&zero);
-	if (!n)
-		return 0;
+static __always_inline int note_entry(struct note *n, u64 id, u32 group, u32 nr, u64 where)
+{
+	u32 tid = id;
+	struct thread *t;
+
 	if (nr == NR_EXIT || nr == NR_EXIT_GROUP) { /* these do not return */
-		n->id = 0;
 		end_thread(tid, group);
 		return 0;
 	}
@@ -284,6 +283,23 @@ static __always_inline int enter(u32 nr, u64 where)
 	n->entered_ns = bpf_ktime_get_ns();
 	if (is_wait(nr) && !n->has_waited)
 		begin_loop(n, tid);
+	return 0;
+}
+
+static __always_inline int enter(u32 nr, u64 where)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 zero = 0, group = group_of(id >> 32);
+	struct note *n;
+
+	if (group == NOBODY)
+		return 0;
+	n = notes.lookup(&zero);
+	if (!n)
+		return 0;
+	set_busy(n, 1);
+	note_entry(n, id, group, nr, where);
+	set_busy(n, 0);
 	return 0;
 }
 
@@ -460,18 +476,11 @@ static __always_inline int count_return(struct note *n, u32 group, u32 nr, long 
 	return 0;
 }
 
-static __always_inline int leave(long result, u64 where)
+static __always_inline int note_return(struct note *n, u64 id, u32 group, long result, u64 where)
 {
-	u64 id = bpf_get_current_pid_tgid();
-	u32 zero = 0, tid = id, nr, group = group_of(id >> 32);
+	u32 tid = id, nr;
 	struct thread *t;
-	struct note *n;
 
-	if (group == NOBODY)
-		return 0;
-	n = notes.lookup(&zero);
-	if (!n)
-		return 0;
 	if (n->id != id) {
 		t = threads.lookup(&tid);
 		if (!t)
@@ -484,13 +493,29 @@ static __always_inline int leave(long result, u64 where)
 	n->nr = IDLE;
 	if (nr == IDLE) {
 		nr = returning(where);
-		if (nr == IDLE)
-			return count_unmatched(group);
-		meet_refusal(n, &result);
+		if (nr != IDLE) /* else it was syscall(-1): it has no row, and is untracked */
+			meet_refusal(n, &result);
 	}
 	if (nr == NR_RT_SIGRETURN)
 		result = 0; /* the register of what the signal interrupted, not a result */
 	return count_return(n, group, nr, result);
+}
+
+static __always_inline int leave(long result, u64 where)
+{
+	u64 id = bpf_get_current_pid_tgid();
+	u32 zero = 0, group = group_of(id >> 32);
+	struct note *n;
+
+	if (group == NOBODY)
+		return 0;
+	n = notes.lookup(&zero);
+	if (!n)
+		return 0;
+	set_busy(n, 1);
+	note_return(n, id, group, result, where);
+	set_busy(n, 0);
+	return 0;
 }
 
 /* `current` is still the thread that leaves the CPU.  Involuntary is what
@@ -503,12 +528,16 @@ static __always_inline int switched(int involuntary)
 	struct thread *t;
 	struct loop *l;
 
-	if (!n || (group == NOBODY && !n->id))
+	if (!n || (group == NOBODY && !n->id && !n->busy))
 		return 0;
+	if (n->busy) { /* the thread was preempted amid one of our programs */
+		n->busy = 0;
+		count_untracked(group);
+	}
 	t = threads.lookup(&tid);
 	if (t && n->id == id)
-		end_note(n, t);
-	n->id = 0; /* also one of a thread that took another's number by execve(2) */
+		write_back(n, t);
+	n->id = 0; /* also one of a thread that has ended, or took another's number by execve(2) */
 	if (group == NOBODY || !t || !t->is_loop)
 		return 0;
 	l = loops.lookup(&group);

@@ -35,6 +35,9 @@ DELIVERY = "etltd/delivery.py"
 TICK = "tests/daemon/test_reactor.py"
 VANISHED = "tests/fire/test_vanished.py"
 SNAPSHOT = "tests/daemon/test_snapshot.py"
+KERNEL_SIDE = "ebpf/probe.bpf.c"
+EXACT = "tests/probes/test_exactness.py"
+WATCH, WATCHED = "ebpf/watch.py", "tests/probes/test_watch.py"
 
 MUTANTS = [
     Mutant("ET forgets an unfinished turn", "etltd/trigger.py",
@@ -132,6 +135,52 @@ MUTANTS = [
            "if found != one.inode:", "if False:", SNAPSHOT),
     Mutant("another format is taken", "etltd/handover.py",
            "if found != str(FORMAT):", "if False:", "tests/daemon/test_handover.py"),
+    Mutant("a note outlives its thread's stay on the CPU", KERNEL_SIDE,
+           "	n->id = 0; /* also", "	/* also",
+           EXACT + "::test_a_thread_fetched_back_to_a_cpu_in_its_sleep_returns_from_its_wait"),
+    Mutant("a note is written into another thread's record", KERNEL_SIDE,
+           "	if (t && n->id == id)", "	if (t)",
+           EXACT + "::test_a_call_that_sleeps_many_times_beside_another_thread_on_its_cpu_is_one_call"),
+    Mutant("a record does not catch up with its note", KERNEL_SIDE,
+           "		write_back(n, t);", "		;",
+           EXACT + "::test_each_of_the_three_waits_is_classed"),
+    Mutant("a record stays in its last wait beside a note", KERNEL_SIDE,
+           "	t->nr = IDLE; /* else", "	/* else",
+           EXACT + "::test_a_loop_that_never_leaves_its_cpu_is_counted_from_its_next_wait_on"),
+    Mutant("a program that is preempted is not noticed", KERNEL_SIDE,
+           "		count_untracked(group);\n	}\n	t = ", "	}\n	t = ",
+           EXACT + "::test_a_program_of_ours_that_is_preempted_is_a_doubt"),
+    Mutant("an earlier sleep makes a wakeup", KERNEL_SIDE,
+           "	n->nr = nr;\n	n->slept = 0;", "	n->nr = nr;",
+           EXACT + "::test_each_of_the_three_waits_is_classed"),
+    Mutant("a thread without a place is not counted as such", KERNEL_SIDE,
+           "			return count_untracked(group);", "			return 0;",
+           EXACT + "::test_a_full_thread_table_is_a_doubt_and_spares_the_threads_that_are_in_it"),
+    Mutant("a call that was refused is taken for a new thread's", KERNEL_SIDE,
+           "		nr = returning(where);", "		return count_unmatched(group);",
+           EXACT + "::test_calls_that_seccomp_refuses_are_counted_as_failed"),
+    Mutant("a signal's return counts with what it interrupted", KERNEL_SIDE,
+           "	if (nr == NR_RT_SIGRETURN)", "	if (0)",
+           EXACT + "::test_a_wait_that_lasts_when_the_probe_comes_is_counted_and_its_tick_too"),
+    Mutant("a thread that waits only now is counted from its start", KERNEL_SIDE,
+           "	fresh.is_loop = ALL_THREADS;", "	fresh.is_loop = 1;",
+           EXACT + "::test_every_count_of_the_loop_threads_equals_the_workloads_own"),
+    Mutant("a process that was left out is forgotten when it ends", WATCH,
+           'left_out=self._ever["left out"]', "left_out=len(self._unwatched)", WATCHED),
+    Mutant("an old name is forgotten when its process ends", WATCH,
+           'misnamed=self._ever["misnamed"]', "misnamed=len(self._misnamed)", WATCHED),
+    Mutant("a new name is no doubt", WATCH,
+           'self._ever["renamed"] += 1', "pass", WATCHED),
+    Mutant("a life goes over to the new name", WATCH,
+           "self._share_time(slot, label_of(target), label_of(renamed))", "pass", WATCHED),
+    Mutant("a late beginning is no doubt", WATCH,
+           'self._ever["late"] += self._has_looked and not is_starting', "pass", WATCHED),
+    Mutant("a kernel that is silent has missed nothing", "ebpf/kernel.py",
+           "if misses_are_told else None", "", "tests/probes/test_source.py"),
+    Mutant("nobody asks whether a process can be held", "ebpf/preflight.py",
+           "os.close(os.pidfd_open(os.getpid()))", "pass", "tests/probes/test_preflight.py"),
+    Mutant("a reader of the log that has gone ends the exporter", "ebpf/cli.py",
+           "        _point_at_nothing(2)", "        raise", "tests/probes/test_cli.py"),
 ]  # fmt: skip
 
 

@@ -271,7 +271,7 @@ def test_returns_without_an_entry_are_a_footnote_not_a_secret(snapshot: Snapshot
     )
     print_table(unmatched, 3, Console(file=out, width=110), lite=False)
 
-    assert "7 returns of calls whose entry was not seen, not counted" in out.getvalue()
+    assert "7 returns without an entry that was seen, not counted" in out.getvalue()
 
 
 @pytest.mark.parametrize(

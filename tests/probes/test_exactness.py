@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import mmap
+import os
 import shutil
 import signal
 import subprocess
@@ -42,7 +44,7 @@ ERRORS = (
     ("read", "EAGAIN"),
 )
 
-THREADS = 8192  # of probe.bpf.c
+THREADS, ERROR_ROWS = 8192, 2048  # of probe.bpf.c
 SECOND_LOOP_POLLS = 997  # of workload.py
 NO_CALLS = CallCounts("none", 0, {}, Histogram((), 0))
 
@@ -131,7 +133,12 @@ def test_context_switches_equal_the_schedulers_own_count(
     assert counted["voluntary"] > 100
 
 
-def counted_while_it_runs(observe: Callable[..., Any], build: Build, code: str) -> GroupCounts:
+def counted_while_it_runs(
+    observe: Callable[..., Any],
+    build: Build,
+    code: str,
+    prepare: Callable[[Any], object] = lambda _probe: None,
+) -> GroupCounts:
     """Start *code*, which says hello, watch it, let it go, count until it says that it is done."""
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -144,6 +151,7 @@ def counted_while_it_runs(observe: Callable[..., Any], build: Build, code: str) 
         assert process.stdout is not None
         assert process.stdout.readline() == b"hello\n"
         observation = observe(Wanted(pids=(process.pid,)), build)
+        prepare(observation.probe)
         process.stdin.write(b"g")
         assert process.stdout.readline() == b"done\n"
         counts: GroupCounts = observation.counts()
@@ -482,6 +490,177 @@ def test_calls_that_seccomp_refuses_are_counted_as_failed(
     assert counts.unmatched == 1  # the read it was in as the probe came
 
 
+UNKNOWN = """
+import ctypes, os, select
+call, epoll = ctypes.CDLL(None).syscall, select.epoll()
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for number in (-1, 600) * 503:
+    assert call(number) == -1
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+def test_calls_without_a_number_are_admitted(observe: Callable[..., Any]) -> None:
+    """syscall(-1) was said to be a new thread's, or to have been in progress at the beginning."""
+    counts = counted_while_it_runs(observe, Build(), UNKNOWN)
+
+    assert counts.untracked == 2 * 503
+    assert counts.unmatched == 1  # the read it was in as the probe came
+
+
+EVERY_WAIT = """
+import ctypes, os, select, socket, struct, threading
+from tests.probes.seccomp import number_of
+ROUNDS, EVENT, MASK_BYTES = 23, 12, 8
+libc = ctypes.CDLL(None, use_errno=True)
+epoll, (near, far) = select.epoll(), socket.socketpair()
+epoll.register(far, select.EPOLLIN)
+events = ctypes.create_string_buffer(EVENT)
+main, wanted = threading.get_native_id(), threading.Semaphore(0)
+def wake():
+    while wanted.acquire():
+        while not open(f"/proc/self/task/{main}/syscall").read().startswith(f"{number} "):
+            pass
+        near.send(b"x")
+threading.Thread(target=wake, daemon=True).start()
+def span(ms):
+    seconds = struct.pack("qq", ms // 1000, ms % 1000 * 1_000_000)
+    return ctypes.create_string_buffer(seconds, len(seconds)) if ms >= 0 else None
+def wait(ms, fd=None):
+    limit = span(ms) if number == 441 else ms
+    rest = (None, MASK_BYTES) if number != 232 else ()
+    return libc.syscall(number, epoll.fileno() if fd is None else fd, events, 1, limit, *rest)
+def forget():
+    far.recv(1)
+os.write(1, b"hello\\n")
+os.read(0, 1)
+for name in ("epoll_wait", "epoll_pwait", "epoll_pwait2"):
+    number = number_of(name)
+    for turn in range(ROUNDS):
+        assert wait(0) == 0
+        near.send(b"x")
+        assert wait(-1) == 1
+        forget()
+        wanted.release()
+        assert wait(-1) == 1
+        forget()
+        assert wait(0, 9999) == -1
+        turn or wait(20)
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="numbers and layout are x86-64's")
+@pytest.mark.parametrize("build", [Build(), Build(lite=True)], ids=["full", "lite"])
+def test_each_of_the_three_waits_is_classed(build: Build, observe: Callable[..., Any]) -> None:
+    """Programs in C, and glibc elsewhere, call epoll_pwait and epoll_pwait2; ours never does."""
+    counts = counted_while_it_runs(observe, build, EVERY_WAIT)
+    names, outcomes = ("epoll_wait", "epoll_pwait", "epoll_pwait2"), counts.outcomes
+
+    assert {name: counts.calls[name].calls for name in names} == dict.fromkeys(names, 4 * 23 + 1)
+    assert [counts.calls[name].errors for name in names] == [{"EBADF": 23}] * 3
+    assert [outcomes[name] for name in ("wakeup", "ready", "failed", "interrupted")] == [
+        *(3 * 23, 3 * 23, 3 * 23, 0)
+    ]
+    # A wait of 20 ms need not sleep: its time may be up before it has begun to.
+    assert outcomes["empty"] + outcomes["timeout"] == 3 * 23 + 3
+    assert outcomes["timeout"] > 0
+    assert counts.events.total == counts.events.count == 6 * 23
+
+
+EXECUTED = """
+import os, select, sys, threading
+AFTER = (
+    "import os, select; epoll = select.epoll(); [epoll.poll(0) for _ in range(1013)]; "
+    "os.write(1, bytes([*b'done', 10])); os.read(0, 1)"
+)
+def work():
+    for _ in range(509):
+        epoll.poll(0)
+    os.execv(sys.executable, [sys.executable, "-c", AFTER])
+epoll = select.epoll()
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+threading.Thread(target=work).start()
+epoll.poll()
+"""
+
+
+def test_a_process_that_another_thread_than_the_first_replaced_is_counted_on(
+    observe: Callable[..., Any],
+) -> None:
+    """execve(2) gives that thread the first one's number, in the middle of a call of both."""
+    counts = counted_while_it_runs(observe, Build(), EXECUTED)
+
+    assert counts.outcomes["empty"] == 1 + 509 + 1013
+    assert counts.calls["epoll_wait"].calls - counts.outcomes["empty"] in (0, 1)
+    assert counts.calls["execve"].calls == 1
+    assert (counts.loop_threads, counts.untracked) == (1, 0)
+
+
+FRUITLESS = """
+import ctypes, os, select
+epoll, close = select.epoll(), ctypes.CDLL(None).close
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for _ in range(1009):
+    close(-1)
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+def test_errors_without_a_place_in_the_table_are_counted_without_their_errno(
+    observe: Callable[..., Any],
+) -> None:
+    def fill(probe: Any) -> None:
+        table = probe._table("errors")
+        for number in range(ERROR_ROWS):
+            table[table.Key(7 << 32 | number)] = table.Leaf()
+
+    counts = counted_while_it_runs(observe, Build(), FRUITLESS, fill)
+
+    assert counts.calls["close"].calls == 1009
+    assert counts.calls["close"].errors == {"unknown": 1009}
+    assert counts.unnamed_errors == 1009
+
+
+SPINNING = """
+import os, select
+select.epoll().poll(0)
+os.write(1, b"spinning\\n")
+while True:
+    pass
+"""
+
+
+def test_a_program_of_ours_that_is_preempted_is_a_doubt(observe: Callable[..., Any]) -> None:
+    """No kernel that we have does it: the mark is made by hand, while the thread is on its CPU."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SPINNING], stdout=subprocess.PIPE, bufsize=0
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"spinning\n"
+        observation = observe(Wanted(pids=(process.pid,)))
+        notes = observation.probe._table("notes")
+
+        def is_noticed() -> int:
+            marked = notes.Leaf()
+            for cpu in marked:
+                cpu.busy = 1
+            notes[ctypes.c_int(0)] = marked
+            return int(observation.counts().untracked)
+
+        wait_until(is_noticed, "the thread leaves its CPU")
+        process.kill()
+
+
 FLITTING = """
 import os, select, socket, threading
 CPUS, ROUNDS, THREADS = sorted(os.sched_getaffinity(0)), 499, 3
@@ -531,6 +710,88 @@ def test_threads_that_move_between_the_cpus_at_every_turn_are_counted_exactly(
     assert counts.untracked == 0
 
 
+FETCHED = """
+import os, select, socket, threading
+from tests.probes.seccomp import number_of
+HERE, THERE = sorted(os.sched_getaffinity(0))[:2]
+WAIT, ROUNDS = number_of("epoll_wait"), 97
+epoll, (near, far) = select.epoll(), socket.socketpair()
+epoll.register(far, select.EPOLLIN)
+main, wanted = threading.get_native_id(), threading.Semaphore(0)
+def fetch():
+    os.sched_setaffinity(0, {THERE})  # no thread of ours makes a note of its own HERE
+    while wanted.acquire():
+        while not open(f"/proc/self/task/{main}/syscall").read().startswith(f"{WAIT} "):
+            pass
+        os.sched_setaffinity(main, {HERE})
+        near.send(b"x")
+threading.Thread(target=fetch, daemon=True).start()
+os.sched_setaffinity(0, {HERE})
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for _ in range(ROUNDS):
+    os.sched_setaffinity(0, {THERE})
+    wanted.release()
+    epoll.poll()
+    far.recv(64)
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+@pytest.mark.parametrize("build", [Build(), Build(lite=True)], ids=["full", "lite"])
+def test_a_thread_fetched_back_to_a_cpu_in_its_sleep_returns_from_its_wait(
+    build: Build, observe: Callable[..., Any]
+) -> None:
+    """It left that CPU amid another call, and a note that was still there would tell of that."""
+    counts = counted_while_it_runs(observe, build, FETCHED)
+
+    assert counts.outcomes == dict.fromkeys(counts.outcomes, 0) | {"wakeup": 97, "empty": 1}
+    assert counts.calls["sched_setaffinity"].calls == 97
+    assert counts.calls["recvfrom"].result_sum == counts.calls["recvfrom"].calls == 97
+    assert counts.untracked == 0
+
+
+PIECEMEAL = """
+import os, select, socket, threading
+from tests.probes.seccomp import number_of
+ROUNDS, PIECES = 47, 7
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+epoll, (near, far) = select.epoll(), socket.socketpair()
+main, wanted = threading.get_native_id(), threading.Semaphore(0)
+receive = f"{number_of('recvfrom')} "
+def send():
+    while wanted.acquire():
+        for _ in range(PIECES):
+            while not open(f"/proc/self/task/{main}/syscall").read().startswith(receive):
+                pass
+            near.send(b"x")
+threading.Thread(target=send, daemon=True).start()
+os.write(1, b"hello\\n")
+os.read(0, 1)
+epoll.poll(0)
+for _ in range(ROUNDS):
+    wanted.release()
+    far.recv(PIECES, socket.MSG_WAITALL)
+os.write(1, b"done\\n")
+os.read(0, 1)
+"""
+
+
+def test_a_call_that_sleeps_many_times_beside_another_thread_on_its_cpu_is_one_call(
+    observe: Callable[..., Any],
+) -> None:
+    """At its second sleep it has no note: what that CPU's last note said is another thread's."""
+    counts = counted_while_it_runs(observe, Build(), PIECEMEAL)
+
+    assert counts.calls["recvfrom"].calls == 47
+    assert counts.calls["recvfrom"].result_sum == 47 * 7
+    assert counts.switches["voluntary"] >= 47
+    assert counts.untracked == 0
+
+
 RUNNING = """
 import mmap, os, select, socket, sys
 word = mmap.mmap(os.open(sys.argv[1], os.O_RDWR), 1)
@@ -544,6 +805,10 @@ for _ in range(1009):
     epoll.poll(0)
     near.send(b"x")
     far.recv(64)
+try:  # so that it is not preempted, either
+    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+except PermissionError:
+    pass
 epoll.poll(0.01)
 word[0] = 2
 while True:
@@ -575,6 +840,7 @@ def test_a_loop_that_never_leaves_its_cpu_is_counted_from_its_next_wait_on(
         process.kill()
 
     calls = {name: call.calls for name, call in counts.calls.items()}
+    assert calls.pop("sched_setscheduler") == 1
     assert calls == {"epoll_wait": 1010, "sendto": 1009, "recvfrom": 1009}
     assert (counts.outcomes["empty"], counts.outcomes["timeout"]) == (1009, 1)
     assert later.blocked_ns == counts.blocked_ns

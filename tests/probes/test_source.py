@@ -93,7 +93,7 @@ def test_the_license_is_the_one_we_have() -> None:
 
 @pytest.mark.parametrize(
     ("release", "raw_calls", "raw_switch"),
-    [((4, 16), False, False), ((5, 17), True, False), ((5, 18), True, True)],
+    [((5, 3), True, False), ((5, 17), True, False), ((5, 18), True, True)],
 )
 def test_old_kernels_get_the_tracepoints_they_have(
     release: tuple[int, int],
@@ -191,4 +191,5 @@ def test_a_kernel_that_keeps_its_misses_to_itself_is_not_taken_to_have_none(
 @pytest.mark.kernel
 def test_the_kernel_reports_on_each_program() -> None:
     with Probe(Build()) as probe:
-        assert all(info == kernel.ProgramInfo(0, 0, 0) for info in probe.programs().values())
+        # Somebody else may have the kernel time all programs of the machine just now.
+        assert [info.missed for info in probe.programs().values()] == [0, 0, 0]
