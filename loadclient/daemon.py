@@ -30,23 +30,34 @@ class DaemonFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A running daemon and where it listens."""
+    """A running daemon and where it listens, or several that share a port."""
 
     pid: int
     address: tuple[str, int]
-    metrics: str
+    metrics: str  # of several, all of them, with commas between
+    others: tuple[int, ...] = ()  # pids of the further ones
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes: one, or all that share the port."""
+        return (self.pid, *self.others)
 
 
 @contextmanager
 def running_daemon(
-    mode: str, log: Path, *more: str, within: Sequence[str] = ()
+    mode: str,
+    log: Path,
+    *more: str,
+    within: Sequence[str] = (),
+    port: int = 0,
+    pass_fds: tuple[int, ...] = (),
 ) -> Iterator[Daemon]:
     """Run `etltd` on free ports, with *more* options, until the block ends or we are killed.
 
     *within* is a command that runs another one with its own pid, such as nsenter.
     """
     command = [
-        sys.executable, "-m", "etltd", "--mode", mode, "--port", "0", "--metrics-port", "0",
+        sys.executable, "-m", "etltd", "--mode", mode, "--port", str(port), "--metrics-port", "0",
         "--log-format", "json", *more,
     ]  # fmt: skip
     with log.open("wb") as stderr:
@@ -54,6 +65,7 @@ def running_daemon(
             [*within, *command],
             stdin=subprocess.DEVNULL,
             stderr=stderr,
+            pass_fds=pass_fds,
             start_new_session=True,  # Ctrl-C is for us: it must not take the daemon from a run
             preexec_fn=tied(),  # noqa: PLW1509 - it makes two system calls and takes no lock
         )

@@ -28,10 +28,10 @@ OPERATIONS = ("add", "mod", "del")
 
 
 class KernelWitness:
-    """Counts one process from entering to leaving the block; then says what, or why it cannot."""
+    """Counts processes from entering to leaving the block; then says what, or why it cannot."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
         self._process: subprocess.Popen[str] | None = None
         self.report: dict[str, Any] | None = None
         self.unavailable = ""
@@ -39,8 +39,9 @@ class KernelWitness:
     def __enter__(self) -> Self:
         """Start the probe and wait until it counts."""
         command = [sys.executable, "-m", "ebpf", "--once", "--json"]
+        watched = [word for pid in self._pids for word in ("--pid", str(pid))]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
-            [*command, "--duration", LONGEST_SECONDS, "--pid", str(self._pid)],
+            [*command, "--duration", LONGEST_SECONDS, *watched],
             env={k: v for k, v in os.environ.items() if not k.startswith("ETLT_PROBE_")},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -67,8 +67,17 @@ def path(_type: Any, tokens: Sequence[Token]) -> Path:
 
 
 def url(_type: Any, tokens: Sequence[Token]) -> str:
-    """Convert to the URL of a web page: what urllib would read from elsewhere is left out."""
-    text = tokens[0].value
+    """Convert to the URL of a web page."""
+    return _checked_url(tokens[0].value)
+
+
+def urls(_type: Any, tokens: Sequence[Token]) -> str:
+    """Convert to URLs of web pages, with commas between."""
+    return ",".join(map(_checked_url, tokens[0].value.split(",")))
+
+
+def _checked_url(text: str) -> str:
+    """Return *text* if it is a URL; what urllib would read from elsewhere is left out."""
     refusal = ValueError(f'"{text}" is not a URL such as http://127.0.0.1:9700/metrics')
     try:
         parts = urlsplit(text)
@@ -119,6 +128,7 @@ def real(least: float, most: float | None = None) -> Parameter:
 File = Annotated[Path | None, Parameter(converter=path, n_tokens=1)]
 Host = Annotated[str, Parameter(converter=host_name, n_tokens=1)]
 Url = Annotated[str | None, Parameter(converter=url, n_tokens=1)]
+Urls = Annotated[str | None, Parameter(converter=urls, n_tokens=1)]
 Port = Annotated[int, integer(1, 65535)]
 
 
@@ -170,8 +180,9 @@ class Options:
     """SO_RCVBUF of each connection; 0 leaves it to the kernel."""
     verify: Literal["sampled", "full"] = "sampled"
     """Count every byte and parse marked messages, or parse and check every line."""
-    server_metrics: Url = None
-    """URL of the daemon's /metrics; joins its counters to the ledger."""
+    server_metrics: Urls = None
+    """URL of the daemon's /metrics; joins its counters to the ledger. Of several daemons that are
+    one chat behind one port: all of them, with commas between."""
     max_p99: Annotated[float | None, real(0)] = None
     """Fail (exit 3) if the corrected p99 latency exceeds this many milliseconds."""
     min_delivery_ratio: Annotated[float | None, real(0, 1)] = None

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadclient.ledger import ServerSide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from prometheus_client.samples import Sample
 
@@ -63,11 +63,47 @@ class Reading:
         return self.gauges.get(born) != earlier.gauges.get(born)
 
 
-def read(url: str) -> Reading:
-    """Scrape *url* once.
+def read(urls: str) -> Reading:
+    """Scrape once; of several servers, with commas between, all that they count is added up.
 
     Raises ServerUnreadableError.
     """
+    first, *more = map(_read, urls.split(","))
+    return together([first, *more]) if more else first
+
+
+def together(readings: Sequence[Reading]) -> Reading:
+    """Return several servers' readings as one's; what they disagree about is listed."""
+    counters: Counters = {}
+    gauges: dict[str, float] = {}
+    for reading in readings:
+        for name, value in reading.counters.items():
+            counters[name] = _sum(counters.get(name, 0), value)
+        for name, level in reading.gauges.items():
+            gauges[name] = gauges.get(name, 0) + level
+    config = _listed([one.config for one in readings]) | {"instances": str(len(readings))}
+    modes = "/".join(sorted({one.mode for one in readings}))
+    return Reading(modes, _listed([one.build for one in readings]), config, counters, gauges)
+
+
+def _listed(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    names = {name for record in records for name in record}
+    return {
+        name: "/".join(sorted({record.get(name, "nothing") for record in records}))
+        for name in names
+    }
+
+
+def _sum(
+    one: float | dict[str, float], other: float | dict[str, float]
+) -> float | dict[str, float]:
+    if isinstance(other, dict):
+        mine = one if isinstance(one, dict) else {}
+        return {label: mine.get(label, 0) + other.get(label, 0) for label in {**mine, **other}}
+    return other + (0 if isinstance(one, dict) else one)
+
+
+def _read(url: str) -> Reading:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310 - checked
             reading = parse(answer.read().decode())

@@ -39,7 +39,8 @@ class Bridge:
 
     def __init__(self, config: Config, environment: Mapping[str, str], delivery: Delivery) -> None:
         self.stats = BusStats()
-        self.me = Identity(config.bus_instance or secrets.token_hex(4), secrets.randbits(64))
+        name = config.bus_instance or f"{secrets.randbelow(10**8):08}"  # digits spell no word
+        self.me = Identity(name, secrets.randbits(64))
         self._delivery = delivery
         self._outgoing: Buffer[Parcel] = Buffer(config.bus_buffer_bytes)
         self._incoming: Buffer[bytes] = Buffer(config.bus_buffer_bytes)

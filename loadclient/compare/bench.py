@@ -19,6 +19,7 @@ from loadclient.compare.design import plan
 from loadclient.compare.registrations import Registrations
 from loadclient.compare.slices import Sights, slice_of
 from loadclient.daemon import Daemon, running_daemon
+from loadclient.instances import Place, running_instances
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.network.weather import Weather
 from loadclient.options import Options
@@ -54,22 +55,49 @@ class Watcher(Protocol):
 
 
 class OwnDaemons:
-    """Starts fresh daemons for every block, on the other side of a network if there is one."""
+    """Starts fresh daemons for every block, on the other side of a network if there is one.
 
-    def __init__(self, network: Network | None = None) -> None:
+    Several that share a port are one chat, unless they are *apart*: then nothing wakes them but
+    who connects.
+    """
+
+    def __init__(self, network: Network | None = None, *, apart: bool = False) -> None:
         self._within = network.server_command if network else []
         self._flags = network.daemon_flags if network else []
+        self._place = place_of(network)
+        self._apart = apart
 
     @contextmanager
     def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
         """Run both daemons on free ports."""
         with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder:
             logs = Path(folder)
-            with self._one(cell.a, logs / "a.log") as a, self._one(cell.b, logs / "b.log") as b:
+            with self._one(cell.a, logs / "a") as a, self._one(cell.b, logs / "b") as b:
                 yield {"a": a, "b": b}
 
-    def _one(self, arm: Arm, log: Path) -> AbstractContextManager[Daemon]:
-        return running_daemon(arm.mode, log, *self._flags, *_flags(arm), within=self._within)
+    def _one(self, arm: Arm, logs: Path) -> AbstractContextManager[Daemon]:
+        """Run one daemon, or as many as share a port."""
+        logs.mkdir()
+        if not arm.listener:
+            flags = [*self._flags, *_flags(arm)]
+            return running_daemon(arm.mode, logs / "log", *flags, within=self._within)
+        return running_instances(
+            arm.mode,
+            logs,
+            arm.instances,
+            *_flags(arm),
+            listener=arm.listener,
+            place=self._place,
+            is_joined=not self._apart,
+        )
+
+
+def place_of(network: Network | None) -> Place:
+    """Return where daemons run: here, or on the server's side of a network."""
+    if network is None:
+        return Place()
+    _, host, _, aside = network.daemon_flags
+    return Place(host, aside, network.server_command, network.server)
 
 
 class GivenDaemons:
@@ -154,7 +182,7 @@ def loaded(
     Raises InterruptedRunError, and what runs raise.
     """
     weather = Weather(network) if network else None
-    registrations = Registrations(daemon.pid)
+    registrations = Registrations(*daemon.pids)
     options = load(design, cell, step, daemon)
     observers: list[Observer] = [registrations, *([weather] if weather else [])]
     result = perform(options, daemon.address, observers)
@@ -200,4 +228,5 @@ def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
 
 
 def _flags(arm: Arm) -> list[str]:
-    return [word for name, value in arm.options.items() for word in (f"--{name}", value)]
+    options = {name: value for name, value in arm.options.items() if name != "listener"}
+    return [word for name, value in options.items() for word in (f"--{name}", value)]

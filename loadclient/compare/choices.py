@@ -46,6 +46,22 @@ def drains(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return _words(tokens[0].value, designs.DRAINS)
 
 
+def counts(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Read numbers of instances, separated by commas. Raises ValueError."""
+    found = []
+    for word in tokens[0].value.split(","):
+        if not word.strip().isdecimal() or not 1 <= int(word) <= designs.MOST_INSTANCES:
+            most = designs.MOST_INSTANCES
+            raise ValueError(f'"{word}" is not a whole number from 1 to {most}')
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
+
+
+def listeners(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    """Read ways to share a port, separated by commas. Raises ValueError."""
+    return _words(tokens[0].value, designs.LISTENERS)
+
+
 def modes(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     """Read two modes, separated by a comma. Raises ValueError."""
     words = _words(tokens[0].value, designs.MODES)
@@ -117,6 +133,11 @@ class CompareOptions:
     """Connections of such cells; all of them talk and listen. Default: 100."""
     rate: Annotated[float | None, real(0.001, 100_000)] = None
     """Messages per second of each of them. Default: 50."""
+    instances: Annotated[tuple[int, ...] | None, _list(counts)] = None
+    """Numbers of loops, as in 1,2,4: each side is so many daemons on one port, which are one chat
+    over a NATS server (package nats-server) if they are several; one cell for each number."""
+    listener: Annotated[tuple[str, ...] | None, _list(listeners)] = None
+    """How they share the port: reuseport (the default), exclusive, shared; one cell for each."""
     pairs: Annotated[int | None, integer(1, 1000)] = None
     """Pairs of slices in each cell. Default: the preset's, or 10 for a study of yours."""
     slice_seconds: Annotated[float | None, real(0.5, 3600)] = None
@@ -171,7 +192,8 @@ def _of_study(options: CompareOptions, given: list[list[str]]) -> Design:
     """Return the design of a file; the options may change its numbers, not its cells."""
     assert options.study is not None  # noqa: S101 - that is why we are here
     default = CompareOptions()
-    for name in ("quick", "preset", "modes", "msg_bytes", "drain", "conns", "rate"):
+    own = ("quick", "preset", "modes", "msg_bytes", "drain", "conns", "rate")
+    for name in (*own, "instances", "listener"):
         if getattr(options, name) != getattr(default, name):
             raise UsageError(
                 f"--{name.replace('_', '-')}: the cells are in the --study file; leave it out."
@@ -187,7 +209,9 @@ def _of_preset(options: CompareOptions, given: list[list[str]]) -> Design:
     """Return a preset's design, or its numbers with the cells that the options name."""
     is_quick = options.quick or options.preset == "quick"
     design = replace(designs.quick() if is_quick else designs.full(), seed=_drawn_seed())
-    asked = (options.msg_bytes, options.drain, options.conns, options.rate)
+    asked = (options.msg_bytes, options.drain, options.conns, options.rate, options.instances)
+    if options.listener is not None and options.instances is None:
+        raise UsageError("--listener: it means nothing without --instances.")
     if given or any(value is not None for value in asked):
         design = replace(design, cells=_cells(options), preset=f"{design.preset}, own cells")
     if options.modes != designs.MODES:
@@ -206,7 +230,11 @@ def _cells(options: CompareOptions) -> tuple[Cell, ...]:
     shape = talk
     if (conns, rate) != (talk.conns, talk.rate):
         shape = Shape(name=f"{conns} x {rate:g}/s", conns=conns, rate=rate)
-    return designs.factorial(options.msg_bytes or (64,), options.drain or ("usual",), shape)
+    ports: list[tuple[int, str]] = [(1, "")]
+    if options.instances:
+        ways = options.listener or designs.LISTENERS[:1]
+        ports = [(count, way) for way in ways for count in options.instances]
+    return designs.factorial(options.msg_bytes or (64,), options.drain or ("usual",), shape, ports)
 
 
 def _tables(path: Path) -> dict[str, Any]:
@@ -230,6 +258,10 @@ def given(options: CompareOptions) -> list[list[str]]:
         raise UsageError("--a, --a-metrics, --b, --b-metrics: give all four, or none.")
     if options.drain is not None or options.modes != designs.MODES:
         raise UsageError("--drain, --modes: a daemon of yours decides them itself; leave them out.")
+    if options.instances is not None or options.listener is not None:
+        raise UsageError(
+            "--instances, --listener: daemons of yours are what they are; leave it out."
+        )
     if options.netem is not None:
         raise UsageError("--netem: daemons of yours are where they are; leave it out.")
     return [[a, a_metrics], [b, b_metrics]]

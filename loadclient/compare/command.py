@@ -23,6 +23,7 @@ from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, left, load
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.study import Design, Kind, Link, Study
+from loadclient.compare.waking import ask_who_wakes
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import Daemon, DaemonFailedError
 from loadclient.environment import Contention, build, describe
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from loadclient.compare.bench import Daemons
     from loadclient.compare.choices import CompareOptions
-    from loadclient.compare.study import Cell, KernelCounts, OriginalRow
+    from loadclient.compare.study import Cell, KernelCounts, OriginalRow, Woken
     from loadclient.network.link import Network
 
 EXIT_OK = 0
@@ -100,11 +101,12 @@ def compare(options: CompareOptions) -> int:
             else:
                 store.begin(path, raw.header)
             try:
-                complete, kernel = _all_measured(options, path, raw, network)
+                complete, kernel, woken = _all_measured(options, path, raw, network)
             except (*FAILURES, KeyboardInterrupt):
                 _say_how_to_resume(path)
                 raise
         study = assemble(store.read(path), kernel, complete=complete, contention=contention)
+        study = replace(study, woken=woken)
         _report(options, study, _result_path(options, path))
     if not complete:
         _say_how_to_resume(path)
@@ -145,15 +147,17 @@ def _linked(raw: store.Raw, made: Network | None) -> store.Raw:
 
 def _all_measured(
     options: CompareOptions, path: Path, raw: store.Raw, network: Network | None
-) -> tuple[bool, tuple[KernelCounts, ...]]:
+) -> tuple[bool, tuple[KernelCounts, ...], tuple[Woken, ...]]:
     """Measure what is missing, then ask the kernel; return whether that was all, and its counts."""
     complete = _measured(options, path, raw, network)
     if not complete or not raw.header.probe:
-        return complete, ()
-    kernel, complete = ask_the_kernel(
-        raw.header.design, OwnDaemons(network), _teller(options), network
-    )
-    return complete, kernel
+        return complete, (), ()
+    design, tell = raw.header.design, _teller(options)
+    kernel, complete = ask_the_kernel(design, OwnDaemons(network), tell, network)
+    if not complete or any(one.unavailable for one in kernel):
+        return complete, kernel, ()
+    woken, complete = ask_who_wakes(design, OwnDaemons(network, apart=True), tell)
+    return complete, kernel, woken
 
 
 def _measured(options: CompareOptions, path: Path, raw: store.Raw, network: Network | None) -> bool:

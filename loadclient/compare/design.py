@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 DRAINS = ("usual", "eagain", "short-read")
 MODES = ("et", "lt")
+LISTENERS = ("reuseport", "exclusive", "shared")
+MOST_INSTANCES = 64
 DRAINING_READS = "16"  # of one turn, in both modes, when the read policy is the same
 SIZES = (64, 128, 256, 512)
 SLICE_OVERHEAD_SECONDS = (
@@ -168,20 +170,32 @@ def compared(
     drain: str = "usual",
     shape: Shape = ALL_TALK,
     options: Mapping[str, str] | None = None,
+    *,
+    instances: int = 1,
+    listener: str = "",
 ) -> Cell:
-    """Return the cell that compares ET with LT; *options* are both daemons'."""
-    both = dict(options or {})
+    """Return the cell that compares ET with LT; *options* are both daemons'.
+
+    With a *listener* each side is so many *instances* on one port.
+    """
+    both = dict(options or {}) | ({"listener": listener} if listener else {})
     if drain != "usual":
         both |= {"drain": drain, "reads-per-event": DRAINING_READS}
     lengths = "/".join(map(str, Voices.parse(shape.mix).sizes)) if shape.mix else msg_bytes
     return Cell(
-        name=f"{lengths} B, {shape.name}, {drain}",
+        name=f"{lengths} B, {shape.name}, {drain}{_loops(instances, listener)}",
         msg_bytes=msg_bytes,
         drain=drain,
         shape=shape,
-        a=Arm(name="et", mode="et", options=both),
-        b=Arm(name="lt", mode="lt", options=both),
+        a=Arm(name="et", mode="et", options=both, instances=instances),
+        b=Arm(name="lt", mode="lt", options=both, instances=instances),
     )
+
+
+def _loops(instances: int, listener: str) -> str:
+    if not listener:
+        return ""
+    return f", {instances} loop{'s' * (instances > 1)} by {listener}"
 
 
 def control(cell: Cell) -> Cell:
@@ -249,6 +263,16 @@ def without_churn(design: Design) -> Design:
     return replace(design, cells=tuple(cell for cell in design.cells if not cell.shape.churn))
 
 
-def factorial(sizes: Iterable[int], drains: Iterable[str], shape: Shape) -> tuple[Cell, ...]:
-    """Return a cell for each size and read policy under one shape."""
-    return tuple(compared(size, drain, shape) for drain in drains for size in sizes)
+def factorial(
+    sizes: Iterable[int],
+    drains: Iterable[str],
+    shape: Shape,
+    ports: Iterable[tuple[int, str]] = ((1, ""),),
+) -> tuple[Cell, ...]:
+    """Return a cell for each size, read policy and (instances, listener) under one shape."""
+    return tuple(
+        compared(size, drain, shape, instances=instances, listener=listener)
+        for instances, listener in ports
+        for drain in drains
+        for size in sizes
+    )

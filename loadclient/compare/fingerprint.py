@@ -46,6 +46,14 @@ def _checks(arm: Arm, slices: Sequence[Slice], conns: int) -> Iterator[Check]:
             measured=", ".join(exported),
             holds=None if exported == [NOT_EXPORTED] else exported == [value],
         )
+    if arm.instances > 1:
+        exported = sorted({one.config.get("instances", "1") for one in slices})
+        yield Check(
+            arm=arm.name,
+            claim=f"{arm.instances} instances were counted",
+            measured=", ".join(exported),
+            holds=exported == [str(arm.instances)],
+        )
     if arm.mode == "et":
         mods = sum(one.epoll_ctl.get("mod", 0) for one in slices)
         yield Check(
@@ -79,6 +87,7 @@ def _reads(arm: Arm, slices: Sequence[Slice]) -> Check:
     empty = sum(one.eagain.get("recvfrom", 0) for one in slices)
     turns = sum(one.epoll_events.get(kind, 0) for one in slices for kind in ("in", "hup"))
     turns += sum(one.revisits for one in slices)
+    by_bus = sum(one.heard_by_bus + one.seconds * _signs(arm) for one in slices)
     reads = sum(one.syscalls.get("recvfrom", 0) for one in slices)
     config = slices[-1].config if slices else {}
     budget = int(config.get("reads_per_event", 1))
@@ -90,7 +99,7 @@ def _reads(arm: Arm, slices: Sequence[Slice]) -> Check:
     else:
         cut_short = max(0.0, (reads - turns) / (budget - 1))
         claim = "about one read that finds nothing per drained event"
-        holds = (1 - SLACK) * (turns - cut_short) <= empty <= (1 + SLACK) * turns
+        holds = (1 - SLACK) * (turns - cut_short - by_bus) <= empty <= (1 + SLACK) * turns
     measured = f"{empty:.0f} such reads in {turns:.0f} turns" if counted else NOT_EXPORTED
     return Check(arm=arm.name, claim=claim, measured=measured, holds=counted and holds)
 
@@ -114,9 +123,16 @@ def _batches(arm: Arm, slices: Sequence[Slice]) -> Check:
     )
 
 
+def _signs(arm: Arm) -> float:
+    """Return how many signs of life an arm's instances hear in a second, each an event."""
+    return arm.instances * (arm.instances - 1)
+
+
 def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None:
     """Return what else than the arms' own options differs between the two daemons, if anything."""
     meant = MODE_DECIDES | {_key(name) for arm in (cell.a, cell.b) for name in arm.options}
+    if cell.a.instances != cell.b.instances:
+        meant |= {"instances"}
     for what, left, right in (
         ("build", _one([one.build for one in a]), _one([one.build for one in b])),
         ("configuration", _one([one.config for one in a]), _one([one.config for one in b])),

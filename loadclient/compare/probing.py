@@ -58,7 +58,7 @@ def _ask(
 
     Raises InterruptedRunError, and what runs raise.
     """
-    with KernelWitness(daemon.pid) as witness:
+    with KernelWitness(*daemon.pids) as witness:
         if witness.unavailable:
             return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
         before = server.read(daemon.metrics)

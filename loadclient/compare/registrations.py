@@ -24,9 +24,9 @@ EPOLL = "anon_inode:[eventpoll]"
 class Registrations:
     """An observer of one run: looks once, when all is counted and everybody still connected."""
 
-    def __init__(self, pid: int) -> None:
-        """Look at the process *pid*; 0 is a daemon that is not ours, and nobody looks."""
-        self._process = Path(f"/proc/{pid}") if pid else None
+    def __init__(self, *pids: int) -> None:
+        """Look at the processes *pids*; 0 is a daemon that is not ours, and nobody looks."""
+        self._processes = [Path(f"/proc/{pid}") for pid in pids if pid]
         self.counts: dict[str, int] = {}  # et, lt: registrations; empty if nobody could look
 
     def begin(self, run_id: str) -> None:
@@ -34,8 +34,8 @@ class Registrations:
 
     def enter(self, phase: str, _seconds: float | None) -> None:
         """Look when the last figure has been taken, so that looking costs nobody anything."""
-        if phase == "settle" and self._process is not None:
-            self.counts = triggers(_lists(self._process))
+        if phase == "settle":
+            self.counts = triggers(text for process in self._processes for text in _lists(process))
 
     def look(self, total: Snapshot, frames: Frames) -> None:
         """Nothing depends on the totals."""

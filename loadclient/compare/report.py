@@ -50,6 +50,8 @@ def _parts(study: Study) -> Iterator[str | Table]:
         yield _mechanisms(study)
         if any(one.kernel for one in study.kernel):
             yield _kernel_counts(study)
+        if any(one.connections for one in study.woken):
+            yield _who_wakes(study)
         yield "\n".join(_remarks(study))
     if study.original:
         yield from _original(study)
@@ -168,6 +170,27 @@ def _kernel_counts(study: Study) -> Table:
     return table
 
 
+def _who_wakes(study: Study) -> Table:
+    title = "who wakes for one connection while all loops sleep, per connection"
+    table = Table(title=title, title_justify="left")
+    table.add_column("cell")
+    table.add_column("arm")
+    for name in (
+        "loops woken\n(kernel)",
+        "epoll_wait returned\nfor it (daemons)",
+        "accept4 in vain\n(daemons)",
+    ):
+        table.add_column(name, justify="right")
+    arms = {(r.cell, side): arm.name for r in study.cells for side, arm in (("a", r.a), ("b", r.b))}
+    for one in study.woken:
+        if one.connections:
+            each = (one.loops, one.returns, one.in_vain)
+            figures = [f"{value / one.connections:.2f}" for value in each]
+            cell = one.cell if one.arm == "a" else ""
+            table.add_row(cell, arms[one.cell, one.arm], *figures)
+    return table
+
+
 def _median(arm: ArmReport, outcome: str) -> str:
     spread = arm.outcomes.get(outcome)
     if spread is None:
@@ -196,6 +219,9 @@ def _remarks(study: Study) -> Iterator[str]:
                 f"{one.cell}: the kernel counts {one.kernel[name]:.0f} {name}, "
                 f"the daemon {one.daemon.get(name, 0):.0f}"
             )
+    for woken in study.woken:
+        if woken.unavailable:
+            yield f"the kernel was not asked who wakes: {woken.unavailable}"
     unseen = f", {signs.count(None)} could not be looked at" if None in signs else ""
     yield f"fingerprints: {signs.count(True)} of {len(signs)} signs of the modes hold{unseen}"
 

@@ -63,6 +63,7 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
         epoll_events=_row(counters, "epoll_events_total"),
         revisits=count(counters, "revisits_total"),
         registered=dict(sights.registered),
+        heard_by_bus=count(counters, "bus_received_batches_total"),
         churn=result.churn,
         wakeup_events=_buckets(_row(counters, "wakeup_events_bucket")),
         batch_messages=_buckets(_row(counters, "batch_messages_bucket")),

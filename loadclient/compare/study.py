@@ -59,11 +59,20 @@ PRIMARY = OUTCOMES[0]  # the least noisy one, and the study's question: its verd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """One side of a cell: a daemon in a mode, with further options by their long names."""
+    """One side of a cell: a daemon in a mode, with further options by their long names.
+
+    Several *instances* share one port, as the option ``listener`` says, and are one chat.
+    """
 
     name: str
     mode: str
     options: dict[str, str] = field(default_factory=dict)
+    instances: int = 1
+
+    @property
+    def listener(self) -> str:
+        """How they share the port; "" is the daemon's own."""
+        return self.options.get("listener", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +177,7 @@ class Slice:
     epoll_events: dict[str, float] = field(default_factory=dict)
     revisits: float = 0
     registered: dict[str, int] = field(default_factory=dict)  # et, lt: by the kernel, when loaded
+    heard_by_bus: float = 0  # batches of other instances: an event each, and no read
     churn: dict[str, float] | None = None  # loadclient.ledger.Churned, and what was owed to them
     wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups
     batch_messages: dict[str, float] = field(default_factory=dict)  # upper edge: batches
@@ -303,6 +313,19 @@ class KernelCounts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Woken:
+    """Who woke for connections that were made one by one while all loops of an arm slept."""
+
+    cell: str
+    arm: str  # "a" or "b"
+    connections: int = 0
+    loops: float = 0  # the kernel's count: a loop went to sleep again, timeouts left out
+    returns: float = 0  # the daemons': epoll_wait returned and named the listener
+    in_vain: float = 0  # the daemons': accept4 that found nobody, but for the one that ends a turn
+    unavailable: str = ""  # why the kernel says nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OriginalRow:
     """One line of the original's table, redone: its score, and beside it what that hides."""
 
@@ -339,6 +362,7 @@ class Study:
     fitness: Fitness = Fitness()
     cells: tuple[CellReport, ...] = ()  # in the design's order, the A/A arm included
     kernel: tuple[KernelCounts, ...] = ()
+    woken: tuple[Woken, ...] = ()  # of the arms that share a port
     original: tuple[OriginalRow, ...] = ()
     notes: tuple[str, ...] = ()  # what the figures do not say
     slices: tuple[Slice, ...] = ()
@@ -368,6 +392,7 @@ class Study:
             ),
             cells=tuple(map(_cell_report, stored["cells"])),
             kernel=tuple(record(KernelCounts, row) for row in stored.get("kernel", ())),
+            woken=tuple(record(Woken, row) for row in stored.get("woken", ())),
             original=tuple(record(OriginalRow, row) for row in stored["original"]),
             notes=tuple(stored["notes"]),
             slices=tuple(record(Slice, row) for row in stored["slices"]),

@@ -14,6 +14,10 @@
     conns = 50
     mix = "5x100x32,45x2x1024"
 
+    [[cell]]                       # each side is four daemons on one port, and one chat
+    instances = 4
+    listener = "exclusive"
+
     [[cell]]                       # anything against anything
     name = "one write per message against one per tick"
     msg-bytes = 64
@@ -28,7 +32,16 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-from loadclient.compare.design import ALL_TALK, DRAINS, MODES, compared, longest, with_control
+from loadclient.compare.design import (
+    ALL_TALK,
+    DRAINS,
+    LISTENERS,
+    MODES,
+    MOST_INSTANCES,
+    compared,
+    longest,
+    with_control,
+)
 from loadclient.compare.study import Arm, Cell, Design, Shape
 from loadclient.network.conditions import parse
 from loadclient.options import UsageError
@@ -54,12 +67,14 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "churn": (0, 10_000),
     "rcvbuf": (0, 1 << 30),
     "procs": (1, 256),
+    "instances": (1, MOST_INSTANCES),
 }
 FRACTIONAL = {"slice_seconds", "settle_seconds", "confidence", "margin", "rate", "churn"}
 STUDY_KEYS = {"seed", "pairs", "slice_seconds", "settle_seconds", "confidence", "margin"}
 SHAPE_KEYS = {f.name for f in fields(Shape)} - {"name"}
 MIX_SAYS = {"rate", "senders", "msg_bytes"}
-CELL_KEYS = {"name", "msg_bytes", "drain", "shape", "server", "a", "b"} | SHAPE_KEYS
+PORT_KEYS = {"instances", "listener"}
+CELL_KEYS = {"name", "msg_bytes", "drain", "shape", "server", "a", "b"} | SHAPE_KEYS | PORT_KEYS
 
 
 def design_of(tables: Mapping[str, Any], name: str) -> Design:
@@ -97,15 +112,16 @@ def _cell(row: Mapping[str, Any], where: str) -> Cell:
     if ("a" in keys) != ("b" in keys):
         raise UsageError(f"{where}: give both a and b, or neither.")
     if "a" in keys:
-        if "drain" in keys:
-            raise UsageError(f"{where}: with a and b, drain is an option of theirs.")
+        for key in sorted({"drain", *PORT_KEYS} & keys.keys()):
+            raise UsageError(f"{where}: with a and b, {key} is an option of theirs.")
         a, b = (_arm(keys[key], both, f"{where}, {key}") for key in "ab")
         if a.name == b.name:
             raise UsageError(f'{where}: a and b are both named "{a.name}".')
         name = f"{size} B, {shape.name}, {a.name} against {b.name}"
         cell = Cell(name=name, msg_bytes=size, drain="own", shape=shape, a=a, b=b)
     elif drain in DRAINS:
-        cell = compared(size, drain, shape, both)
+        instances, listener = _port(keys, where)
+        cell = compared(size, drain, shape, both, instances=instances, listener=listener)
     else:
         raise UsageError(f'{where}: drain = "{drain}"; it must be one of {", ".join(DRAINS)}.')
     return _named(cell, keys.get("name"), where)
@@ -151,9 +167,23 @@ def _arm(table: object, both: dict[str, str], where: str) -> Arm:
     mode = options.pop("mode", None)
     if mode not in MODES:
         raise UsageError(f"{where}: mode must be one of {', '.join(MODES)}.")
-    own = _options({key: value for key, value in options.items() if key != "name"}, where)
-    name = _text("name", options.get("name", " ".join([mode, *own.values()])), where)
-    return Arm(name=name, mode=mode, options=both | own)
+    instances, _ = _port(both | options, where)
+    spoken = {"name", "instances"}
+    own = _options({key: value for key, value in options.items() if key not in spoken}, where)
+    words = [mode, *own.values(), *([f"x {instances}"] if "instances" in options else [])]
+    name = _text("name", options.get("name", " ".join(words)), where)
+    return Arm(name=name, mode=mode, options=both | own, instances=instances)
+
+
+def _port(keys: Mapping[str, Any], where: str) -> tuple[int, str]:
+    """Return how many daemons share a port, and how; "" is a port of one's own."""
+    instances = _number("instances", keys.get("instances", 1), where)
+    listener = keys.get("listener", "")
+    if (listener or instances > 1) and listener not in LISTENERS:
+        raise UsageError(
+            f'{where}: listener = "{listener}"; it must be one of {", ".join(LISTENERS)}.'
+        )
+    return instances, listener
 
 
 def _options(table: object, where: str) -> dict[str, str]:

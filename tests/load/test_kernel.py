@@ -31,7 +31,7 @@ def test_client_daemon_and_kernel_say_the_same(mode: str, tmp_path: Path) -> Non
 
 
 def test_a_probe_that_cannot_watch_says_why_in_one_sentence() -> None:
-    with KernelWitness(pid=os.getpid() + 2**21) as witness:
+    with KernelWitness(os.getpid() + 2**21) as witness:
         pass
 
     assert witness.report is None

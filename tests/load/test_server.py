@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadclient.server import ServerUnreadableError, read
+from loadclient.server import Reading, ServerUnreadableError, read, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,3 +67,29 @@ def test_the_chat_port_in_place_of_the_metrics_port_is_one_sentence(
     assert outcome.code == 1
     assert outcome.err.startswith("loadclient: cannot read the server's metrics at http://")
     assert outcome.err.count("\n") == 1
+
+
+def test_several_servers_are_counted_together(answering: Callable[[bytes], str]) -> None:
+    """A side of a comparison may be many; half of what they did would be half the truth."""
+    page = (
+        b"HTTP/1.1 200 OK\r\n\r\n"
+        b'etltd_x_total{mode="et"} 2\n'
+        b"# TYPE etltd_connections gauge\n"
+        b'etltd_connections{mode="et"} 5\n'
+        b'# TYPE etltd_y counter\netltd_y_total{mode="et",kind="in"} 3\n'
+    )
+    found = read(f"{answering(page)},{answering(page)}")
+
+    assert (found.mode, found.config["instances"]) == ("et", "2")
+    assert found.gauges["connections"] == 10
+    assert found.counters["y_total"] == {"in": 6}
+
+
+def test_what_servers_do_not_agree_about_is_listed() -> None:
+    one = Reading("et", {"commit": "a"}, {"drain": "eagain"}, {"x": 1, "y": {"a": 1}})
+    other = Reading("lt", {"commit": "b"}, {}, {"x": 2, "y": {"b": 2}, "z": {"c": 1}})
+    found = together([one, other])
+
+    assert (found.mode, found.build) == ("et/lt", {"commit": "a/b"})
+    assert found.config == {"drain": "eagain/nothing", "instances": "2"}
+    assert found.counters == {"x": 3, "y": {"a": 1, "b": 2}, "z": {"c": 1}}

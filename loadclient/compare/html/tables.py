@@ -90,11 +90,7 @@ def per_message(pairs: Iterable[Reported]) -> Table:
 
 def kernel(study: Study) -> Table:
     """Return what the kernel's probe and the daemon counted of the same slice."""
-    names = {
-        (report.cell, arm): side.name
-        for report in study.cells
-        for arm, side in (("a", report.a), ("b", report.b))
-    }
+    names = _names(study)
     rows: Rows = [
         [one.cell, names.get((one.cell, one.arm), one.arm), one.messages, what, number,
          one.daemon.get(what), number / one.messages if one.messages else None]
@@ -103,6 +99,28 @@ def kernel(study: Study) -> Table:
     ]  # fmt: skip
     columns = ["cell", "arm", "messages", "what", "kernel", "daemon", "kernel, per message"]
     return Table("kernel", "Counts of the kernel and of the daemon", columns, rows)
+
+
+def _names(study: Study) -> dict[tuple[str, str], str]:
+    return {
+        (report.cell, arm): side.name
+        for report in study.cells
+        for arm, side in (("a", report.a), ("b", report.b))
+    }
+
+
+def woken(study: Study) -> Table:
+    """Return who woke for connections made one by one while all loops slept."""
+    names = _names(study)
+    columns = ["cell", "arm", "connections", "loops woken", "epoll_wait returned for it",
+               "accept4 in vain"]  # fmt: skip
+    rows: Rows = [
+        [one.cell, names.get((one.cell, one.arm), one.arm), one.connections, one.loops,
+         one.returns, one.in_vain]
+        for one in study.woken
+        if one.connections
+    ]  # fmt: skip
+    return Table("woken", "Who wakes for a connection", columns, rows)
 
 
 def ledger(pairs: Iterable[Reported]) -> Table:

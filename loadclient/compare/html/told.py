@@ -94,7 +94,10 @@ def kernel(study: Study) -> Section:
             )
             for one, name in disputed
         ],
-        tables=[tables.kernel(study)] if counts else (),
+        tables=[
+            *([tables.kernel(study)] if counts else ()),
+            *([tables.woken(study)] if any(one.connections for one in study.woken) else ()),
+        ],
     )
 
 

@@ -82,6 +82,10 @@ def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
         (("--modes", "et,xt"), '"xt" is not one of et, lt'),
         (("--slice-seconds", "0.1"), "--slice-seconds"),
         (("--slice-seconds", "nan"), '"nan" is not a finite number'),
+        (("--instances", "1,0"), '"0" is not a whole number from 1 to 64'),
+        (("--instances", "2", "--listener", "own"), '"own" is not one of reuseport, exclusive'),
+        (("--listener", "shared"), "--listener: it means nothing without --instances"),
+        (("--instances", "1,2", "--pairs", "6"), "--pairs 6: with 2 cells at least 7"),
         (("--study", "none.toml"), 'none.toml": No such file'),
         (("--resume", "none.jsonl"), "No such file"),
         (("--resume", "none.jsonl", "--quick"), "--quick: a resumed study is already decided"),
@@ -120,6 +124,7 @@ def test_the_environment_means_what_the_flag_means(
     [
         ({"--a": "9000"}, '--a: "9000" is not HOST:PORT'),
         ({"--b": "host:99999"}, '--b: "host:99999" is not HOST:PORT'),
+        ({"--instances": "2"}, "daemons of yours are what they are"),
         ({"--b-metrics": "127.0.0.1:9700/metrics"}, "is not a URL such as http://"),
         ({"--drain": "eagain"}, "decides them itself"),
         ({"--study": "s.toml"}, "--a: the cells are in the --study file"),

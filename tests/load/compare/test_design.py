@@ -163,3 +163,12 @@ def test_a_factorial_has_every_combination() -> None:
     cells = factorial((64, 512), ("usual", "eagain"), SHAPES[0])
 
     assert len({cell.name for cell in cells}) == 4
+
+
+def test_loops_on_one_port_are_a_factor() -> None:
+    ports = [(count, way) for way in ("reuseport", "shared") for count in (1, 2)]
+    cells = factorial((64,), ("usual",), SHAPES[0], ports)
+
+    assert [(cell.a.instances, cell.b.listener) for cell in cells] == ports
+    assert cells[0].name == "64 B, staggered, usual, 1 loop by reuseport"
+    assert cells[3].name == "64 B, staggered, usual, 2 loops by shared"

@@ -24,7 +24,7 @@ from loadclient.compare.html import page, write_html
 from loadclient.compare.html.findings import reported
 from loadclient.compare.html.plots import bucket, decade_ticks, ratio_ticks
 from loadclient.compare.simulation import World, simulated_study
-from loadclient.compare.study import Cell, Design, OriginalRow, Study
+from loadclient.compare.study import Cell, Design, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
 
 if TYPE_CHECKING:
@@ -240,6 +240,13 @@ def test_the_kernels_counts_stand_beside_the_daemons() -> None:
             assert (row["cell"], row["what"]) == (one.cell, what)
             assert (row["kernel"], row["daemon"]) == (number(count), number(one.daemon[what]))
     assert "The kernel counts what the daemons count" in text()
+
+
+def test_who_wakes_for_a_connection_is_a_table_of_its_own() -> None:
+    woken = Woken(cell=NAMES[0], arm="a", connections=50, loops=200, returns=60, in_vain=10)
+    silent = Woken(cell=NAMES[0], arm="b", unavailable="no bpf(2)")
+    (row,) = Page(page(replace(small(), woken=(woken, silent)))).rows("woken")
+    assert (row["connections"], row["loops woken"], row["accept4 in vain"]) == ("50", "200", "10")
 
 
 def test_a_kernel_that_contradicts_the_daemon_or_is_silent_is_said() -> None:

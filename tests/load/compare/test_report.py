@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from loadclient.compare.design import quick
 from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.report import size, text
 from loadclient.compare.simulation import World, simulated_study
-from loadclient.compare.study import KernelCounts, Link, OriginalRow
+from loadclient.compare.study import KernelCounts, Link, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
 
 WIDE = 250  # so that no cell is broken into lines
@@ -184,3 +185,17 @@ def test_nobody_asked_for_progress() -> None:
     with StudyProgress(None, 0, 2, 1.0) as progress:
         progress.measured(one, 1)
         progress.measured(one, 0)
+
+
+def test_who_wakes_for_a_connection_is_told_per_connection() -> None:
+    """The thundering herd, by the kernel's count; where it cannot be asked, that is said."""
+    woken = Woken(cell=FIRST, arm="a", connections=50, loops=200, returns=60, in_vain=10)
+    silent = Woken(cell=FIRST, arm="b", unavailable="etlt-probe: needs root")
+    study = replace(simulated_study(), woken=(woken, silent))
+    said = text(study, WIDE)
+
+    (row,) = [line for line in said.splitlines() if "4.00" in line]
+    assert re.findall(r"\d\.\d\d", row) == ["4.00", "1.20", "0.20"]
+    assert "the kernel was not asked who wakes: etlt-probe: needs root" in said
+    assert Study.from_json(study.to_json()).woken == study.woken
+    assert "who wakes" not in text(simulated_study(), WIDE)

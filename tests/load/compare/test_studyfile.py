@@ -59,6 +59,25 @@ def test_senders_may_differ_in_a_cell() -> None:
     assert check(options) is None
 
 
+def test_each_side_of_a_cell_may_be_several_daemons_on_one_port() -> None:
+    """Beside a number of loops, what shares the port is part of the question, and of its name."""
+    text = """
+        [[cell]]
+        instances = 4
+        listener = "exclusive"
+        [[cell]]
+        server = { listener = "reuseport" }
+        a = { mode = "et", instances = 2 }
+        b = { mode = "et", instances = 1 }
+    """
+    four, two, _ = design_of(tomllib.loads(text), "mine").cells
+
+    assert four.name == "64 B, all talk, usual, 4 loops by exclusive"
+    assert [(arm.instances, arm.listener) for arm in (four.a, four.b)] == [(4, "exclusive")] * 2
+    assert (two.a.name, two.a.instances, two.a.listener) == ("et x 2", 2, "reuseport")
+    assert (two.b.name, two.b.instances) == ("et x 1", 1)
+
+
 def test_a_cell_may_say_nothing() -> None:
     assert design_of({"cell": [{}]}, "mine").cells[0].name == "64 B, all talk, usual"
 
@@ -83,6 +102,13 @@ def test_a_cell_may_say_nothing() -> None:
         ('[[cell]]\nrate = 3\nmix = "5x9x32"', "cell 1: rate: the mix says it"),
         ("[[cell]]\nname = 3", "in quotes"),
         ('[[cell]]\nshape = ""', "in quotes"),
+        ("[[cell]]\ninstances = 2", 'listener = ""; it must be one of reuseport, exclusive'),
+        ('[[cell]]\nlistener = "own"', "it must be one of reuseport, exclusive, shared"),
+        ("[[cell]]\ninstances = 0", "instances = 0; it must be a whole number from 1 to 64"),
+        (
+            '[[cell]]\ninstances = 2\na = { mode = "lt" }\nb = { mode = "et" }',
+            "with a and b, instances is an option of theirs",
+        ),
         ("[[cell]]\nserver = 3", "must be a table"),
         ('[[cell]]\na = { mode = "lt" }', "give both a and b"),
         ('[[cell]]\na = 3\nb = { mode = "lt" }', "must be a table"),

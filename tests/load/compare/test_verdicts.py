@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 
 from loadclient.compare.analysis import analyse, paired
 from loadclient.compare.design import compared, quick, with_control
+from loadclient.compare.fingerprint import checks, difference
 from loadclient.compare.report import text
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import OUTCOMES, PRIMARY, Arm, CellReport, Design, Kind, Slice, Study
@@ -220,6 +221,45 @@ def test_an_option_that_the_daemon_does_not_confirm_is_not_in_force() -> None:
     _, cells = analyse(design, changed(slices, cell.name, "a", config={"fan_out": "batch"}))
 
     assert "fan-out message, but shows batch" in cells[0].sentence
+
+
+def test_a_side_with_fewer_daemons_than_were_asked_for_is_not_compared() -> None:
+    cell = compared(64, instances=2, listener="shared")
+    design = with_control(Design(cells=(cell,)))
+    slices = simulated_slices(design, World())
+    both = changed(slices, cell.name, "a", config={**slices[0].config, "instances": "2"})
+    both = changed(both, cell.name, "b", config={**slices[0].config, "instances": "2"})
+
+    assert "2 instances were counted, but shows 1" in analyse(design, slices)[1][0].sentence
+    assert "instances were counted" not in analyse(design, both)[1][0].sentence
+
+
+def test_what_the_bus_brings_is_an_event_without_a_read() -> None:
+    """Under ET the eventfd's events would else look like turns that did not drain."""
+    two = Arm(name="et", mode="et", options={"listener": "shared"}, instances=2)
+    events, heard = 1000.0, 400.0
+    one = Slice(
+        index=0, cell="c", pair=0, arm="a", started=0.0, mode="et", seconds=1.0,
+        config={"instances": "2", "reads_per_event": "16", "drain": "eagain"},
+        epoll_events={"in": events}, eagain={"recvfrom": events - heard},
+        syscalls={"recvfrom": 2 * (events - heard)},
+    )  # fmt: skip
+
+    def drained(slices: Slice) -> list[bool | None]:
+        return [check.holds for check in checks(two, [slices], 1) if "finds nothing" in check.claim]
+
+    assert drained(one) == [False]
+    assert drained(replace(one, heard_by_bus=heard)) == [True]
+
+
+def test_arms_may_differ_in_the_number_of_their_daemons() -> None:
+    one, two = (compared(64, instances=n, listener="shared").a for n in (1, 2))
+    cell = replace(compared(64), a=two, b=one)
+    alone = Slice(index=0, cell="c", pair=0, arm="b", started=0.0, config={"drain": "eagain"})
+    both = replace(alone, arm="a", config={"drain": "eagain", "instances": "2"})
+
+    assert difference(cell, [both], [alone]) is None
+    assert "instances" in str(difference(compared(64), [both], [alone]))
 
 
 @pytest.mark.parametrize(
