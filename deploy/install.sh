@@ -1,10 +1,11 @@
 #!/bin/sh
 # Install the daemon, the load client and the probe for systemd, or take them away again.
-# Usage: deploy/install.sh [install] [--sockets | --own-ports] [--without-probe]
+# Usage: deploy/install.sh [install] [--sockets | --own-ports] [--without-probe] [--with-bus]
 #        deploy/install.sh uninstall [--purge]
 #   --sockets        systemd holds the ports and the daemons get no network of their own
 #   --own-ports      the daemons open their ports; without either it stays as it is, at first so
 #   --without-probe  no etlt-probe.service, no python3-bpfcc
+#   --with-bus       what etltd's --bus needs, too; it stays so in upgrades
 #   --purge          remove the configuration in /etc/etlt, too
 # Running it again upgrades; what runs goes on until it is restarted. Starts and enables nothing.
 set -eu
@@ -29,7 +30,7 @@ main() {
 }
 
 parse() {
-  action=install sockets=as-it-is probe=yes purge=no
+  action=install sockets=as-it-is probe=yes purge=no bus=as-it-is
   case ${1:-} in
     install | uninstall) action=$1; shift ;;
   esac
@@ -38,9 +39,10 @@ parse() {
       install--sockets) sockets=yes ;;
       install--own-ports) sockets=no ;;
       install--without-probe) probe=no ;;
+      install--with-bus) bus=yes ;;
       uninstall--purge) purge=yes ;;
       *--help | *-h) sed -n '2,/^set/ { /^#/ s/^# //p }' deploy/install.sh; exit 0 ;;
-      install*) refuse "$option" "install takes --sockets, --own-ports and --without-probe" ;;
+      install*) refuse "$option" "install takes --sockets, --own-ports, --without-probe and --with-bus" ;;
       uninstall*) refuse "$option" "uninstall takes --purge" ;;
     esac
   done
@@ -84,7 +86,11 @@ make_environment() {
     say "creating $PREFIX with $("$python" --version)"
     "$python" -m venv --clear --system-site-packages "$PREFIX"
   fi
-  install_python_packages "$PREFIX" requirements.lock --force-reinstall
+  lock=requirements.lock
+  if [ $bus = yes ] || "$PREFIX/bin/python" -c 'import nats' 2>/dev/null; then
+    lock=requirements-bus.lock
+  fi
+  install_python_packages "$PREFIX" "$lock" --force-reinstall
 }
 
 link_command() { # into the PATH, unless something else has that name there
@@ -161,7 +167,7 @@ uninstall_all() {
 }
 
 stop_all() {
-  units=etlt-probe.service
+  units="etltd-loops.socket etltd-loop@*.service etlt-probe.service"
   for mode in lt et; do # the sockets first: one that listens would start its daemon again
     units="etltd@$mode.socket etltd-metrics@$mode.socket etltd@$mode.service $units"
   done
@@ -172,7 +178,7 @@ stop_all() {
   fi
   if command -v systemctl >/dev/null; then
     # shellcheck disable=SC2086
-    systemctl disable $units >/dev/null 2>&1 || true
+    systemctl disable $(echo "$units" | tr -d '*') >/dev/null 2>&1 || true
   fi
 }
 

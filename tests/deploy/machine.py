@@ -184,6 +184,8 @@ class Machine:
             "etltd@*.socket",
             "etltd-metrics@*.socket",
             "etltd@*.service",
+            "etltd-loops.socket",
+            "etltd-loop@*.service",
             "etlt-probe.service",
         ]
         self.systemctl("stop", *units, check=False)

@@ -36,6 +36,8 @@ pytestmark = pytest.mark.systemd
 CHAT = {"lt": 9000, "et": 9001}
 METRICS = {"lt": 9700, "et": 9703}
 PROBE_METRICS = 9701
+LOOPS, LOOPS_CHAT, LOOPS_METRICS = ("etltd-loop@0", "etltd-loop@1"), 9002, (9710, 9711)
+MANY = 24  # clients: that all come to one of two loops has a chance of one in eight million
 DYNAMIC_UIDS = range(61184, 65520)  # systemd's, UIDS-GIDS.md
 BPF_AND_PERFMON, SYS_PTRACE = (1 << 39) | (1 << 38), 1 << 19  # linux/capability.h
 CATCHES_SIGTERM = 1 << (signal.SIGTERM - 1)  # SigCgt, proc_pid_status(5)
@@ -492,6 +494,48 @@ def test_a_probe_without_its_capabilities_says_what_it_needs(machine: Machine) -
 
     assert machine.show(unit, "ActiveState") == "failed"
     assert "needs CAP_BPF and CAP_PERFMON" in message(said(machine, unit, "etlt-probe: "))
+
+
+# -- several loops on one port --------------------------------------------------------------------
+
+
+def dealt(machine: Machine, listener: str) -> list[float]:
+    """Have many clients connect; return how many each loop has accepted."""
+    machine.systemctl("start", *LOOPS)
+    for _ in range(MANY):
+        machine.dial(LOOPS_CHAT)
+
+    def accepted() -> list[float]:
+        samples = [machine.samples(port) for port in LOOPS_METRICS]
+        return [total(one, "etltd_connections_accepted_total") for one in samples]
+
+    until(lambda: sum(accepted()) == MANY)
+    for port in LOOPS_METRICS:
+        assert f'listener="{listener}"' in machine.get(port)[1]
+    return accepted()
+
+
+def test_loops_share_a_port_and_each_is_a_unit_of_its_own(machine: Machine) -> None:
+    """The kernel deals the clients; a loop that stops takes only its own with it."""
+    assert all(dealt(machine, "reuseport"))
+
+    machine.systemctl("stop", LOOPS[0])
+
+    until(lambda: machine.show(LOOPS[0], "ActiveState") == "inactive")
+    assert machine.show(LOOPS[1], "ActiveState") == "active"
+    client = machine.dial(LOOPS_CHAT)
+    until(lambda: total(machine.samples(LOOPS_METRICS[1]), "etltd_connections") >= 1)
+    assert not client.at_end
+
+
+def test_loops_accept_from_one_socket_of_systemd(machine: Machine) -> None:
+    """Whoever waits in its queue is served by whichever loop comes to it first."""
+    drop_in = Path("deploy/systemd/one-socket.conf").read_text()
+    machine.drop_in("etltd-loop@.service", drop_in)
+    machine.systemctl("start", "etltd-loops.socket")
+
+    assert sum(dealt(machine, "exclusive")) == MANY
+    assert machine.show("etltd-loops.socket", "ActiveState") == "active"
 
 
 # -- behind sockets ------------------------------------------------------------------------------

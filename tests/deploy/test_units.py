@@ -19,14 +19,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 SHIPPED = Path("deploy/systemd")
-SERVICES = ("etltd@lt.service", "etltd@et.service", "etlt-probe.service")
+SERVICES = ("etltd@lt.service", "etltd@et.service", "etltd-loop@0.service", "etlt-probe.service")
 SOCKETS = tuple(
     f"{unit}@{mode}.socket" for unit in ("etltd", "etltd-metrics") for mode in ("lt", "et")
 )
-UNITS = (*SERVICES, *SOCKETS)
+UNITS = (*SERVICES, *SOCKETS, "etltd-loops.socket")
 EXPOSURE = {  # at most, of 10: worse than this is a change somebody should have meant
     "etltd@lt.service": 1.1,
     "etltd@et.service": 1.1,
+    "etltd-loop@0.service": 1.1,
     "etlt-probe.service": 1.8,
 }
 EXPOSURE_BEHIND_SOCKETS = 0.2
@@ -86,6 +87,17 @@ def test_systemd_understands_the_drop_in(units: Path, mode: str) -> None:
     assert verify(with_sockets_drop_in(units), f"etltd@{mode}.service") == ""
 
 
+def test_systemd_understands_one_socket_for_several_loops(units: Path) -> None:
+    drop_ins = units / "etltd-loop@.service.d"
+    drop_ins.mkdir()
+    text = (SHIPPED / "one-socket.conf").read_text()
+    (drop_ins / "one-socket.conf").write_text(
+        text.replace("/opt/etlt/bin", str(Path(sys.executable).parent))
+    )
+
+    assert verify(units, "etltd-loop@0.service", "etltd-loop@1.service") == ""
+
+
 def test_a_key_that_systemd_does_not_know_is_noticed(units: Path) -> None:
     """Without --recursive-errors the check would pass whatever is in the file."""
     unit = units / "etltd@.service"
@@ -127,5 +139,5 @@ def test_no_two_units_want_the_same_port() -> None:
         for port in re.findall(r"^ListenStream=127\.0\.0\.1:(\d+)$", path.read_text(), re.MULTILINE)
     ]
 
-    assert sorted(ports) == [9000, 9001, 9700, 9701, 9703]  # 9702 is the load client's
+    assert sorted(ports) == [9000, 9001, 9002, 9700, 9701, 9703]  # 9702 is the load client's
     assert sorted(listening) == [9000, 9001, 9700, 9703]

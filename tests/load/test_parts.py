@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loadclient.cli import main
-from loadclient.clocks import time_of_day_ns
+from loadclient.clocks import Clock, time_of_day_ns
 from loadclient.daemon import running_daemon
+from loadclient.merge import clock_uncertainty
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from loadclient.daemon import Daemon
@@ -27,6 +29,22 @@ PARTS = 4
 NUMBERED = re.compile(rb"\[USER\d+\] (?:e?)([0-9A-F]{5})([0-9A-F]{6})")
 LEADS = (6, 12, 24)  # seconds until the start: a busy machine takes its time to start processes
 UNTIMELY = ("in time for --start-at", "is every part there", "the bottleneck")
+
+
+# Another host, as far as clocks go: it has been up for eleven days longer, and has another name.
+FAR = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+UPTIME = str(10**6)
+BOOT_ID = "11111111-2222-3333-4444-555555555555"
+
+
+def another_host(folder: Path) -> list[str]:
+    """Return what to put before a command; nothing where nobody may make a time namespace."""
+    name = folder / "boot_id"
+    name.write_text(BOOT_ID + "\n")
+    clocks = ["--time", "--monotonic", UPTIME, "--boottime", UPTIME, "--mount"]
+    words = ["unshare", *clocks, "sh", "-c", FAR, str(name)]
+    done = subprocess.run([*words, "true"], check=False, capture_output=True)
+    return words if done.returncode == 0 else []  # it needs root, Linux 5.6 and util-linux 2.36
 
 
 class Recorder(threading.Thread):
@@ -54,8 +72,13 @@ class Recorder(threading.Thread):
         return Counter(sender for sender, _ in found)
 
 
-def load_in_parts(daemon: Daemon, folder: Path, parts: int, *options: str) -> list[Path]:
-    """Run the parts at one time, until they were in time; return their records."""
+def load_in_parts(
+    daemon: Daemon, folder: Path, parts: int, *options: str, last_one: Sequence[str] = ()
+) -> list[Path]:
+    """Run the parts at one time, until they were in time; return their records.
+
+    *last_one* is put before the last part's command.
+    """
     files = [folder / f"part-{number}.json" for number in range(1, parts + 1)]
     for lead in LEADS:
         start = str(round(time.time() + lead, 3))
@@ -63,6 +86,7 @@ def load_in_parts(daemon: Daemon, folder: Path, parts: int, *options: str) -> li
         processes = [
             subprocess.Popen(
                 [
+                    *(last_one if number == parts else ()),
                     *(sys.executable, "-m", "loadclient", "run", daemon.address[0]),
                     *(str(daemon.address[1]), "--part", f"{number}/{parts}", "--start-at", start),
                     *("--run-id", "together", "--conns", "5", "--senders", "3", "--rate", "40"),
@@ -111,15 +135,27 @@ def test_four_parts_are_count_for_count_what_a_recorder_saw(
     assert "of 4 parts" in capsys.readouterr().out
 
 
-def test_the_servers_counters_join_what_the_parts_merge_to(tmp_path: Path) -> None:
+def test_parts_on_two_hosts_and_the_servers_counters_are_one_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The hosts' monotonic clocks have nothing in common; by how much the others differ is said."""
+    far = another_host(tmp_path)
     with running_daemon("lt", tmp_path / "daemon.log") as daemon:
-        files = load_in_parts(daemon, tmp_path, 2, "--server-metrics", daemon.metrics)
+        files = load_in_parts(daemon, tmp_path, 2, "--server-metrics", daemon.metrics, last_one=far)
         whole = merged(tmp_path, files)
 
-    server = whole["server"]
+    server, latency = whole["server"], whole["latency_seconds"]
     assert isinstance(server, dict)
+    assert isinstance(latency, dict)
     assert server["counters"]["messages_received_total"] == whole["messages_sent"] == 240
+    assert whole["messages_received"] == whole["messages_expected"] == 240 * 9
     assert whole["valid"]
+    assert 0 <= latency["max"] < int(UPTIME) / 1000
+    clocks = [Clock(**json.loads(file.read_text())["part"]["clock"]) for file in files]
+    assert [clock.boot_id == BOOT_ID for clock in clocks] == [False, bool(far)]
+    stated = clock_uncertainty(clocks)
+    assert whole["merged"] == {"parts": 2, "clock_uncertainty_seconds": stated}
+    assert ("an unknown time" in capsys.readouterr().out) == (stated is None)
 
 
 def test_a_part_without_the_others_says_what_is_missing(tmp_path: Path) -> None:
