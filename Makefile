@@ -5,7 +5,7 @@ PURE := etltd/wire.py,etltd/broadcast.py,etltd/exposition.py,etltd/handover.py,e
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo compare test fmt lint type dashboards-render bench curves fuzz soak audit lock clean stack stack-load stack-down
+.PHONY: help demo compare test fmt lint type dashboards-render bench curves fuzz soak siege audit lock clean stack stack-load stack-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -58,6 +58,9 @@ fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (install
 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et
+
+siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=5)
+	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),5) $(ATTACK)
 
 audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI)
 	@$(PYTHON) -m pip install -q "pip-audit>=2.9,<3"

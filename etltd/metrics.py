@@ -176,6 +176,7 @@ class ScrapeServer(ThreadingHTTPServer):
         self._thread: threading.Thread | None = None
         self._clients: dict[socket.socket, None] = {}  # oldest first
         self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(MOST_CLIENTS)  # one for each client's thread
 
     @property
     def url(self) -> str:
@@ -222,8 +223,21 @@ class ScrapeServer(ThreadingHTTPServer):
                 oldest = next(iter(self._clients))
                 del self._clients[oldest]  # or a burst would only ever hang up the same one
                 _hang_up(oldest)
+        self._places.acquire()  # its thread may take a moment to end; in a flood they would pile up
+        with self._lock:
             self._clients[request] = None
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve a client to its end; then there is room for another one."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Serve one request, in its own thread, after the handshake if there is to be one."""

@@ -1,26 +1,31 @@
-"""Attacks, and what two bystanders notice of them: ``python -m tests.fire.hostile [ATTACK...]``."""
+"""Attacks, and two bystanders. What they notice of them at full size: `tests.fire.siege`."""
 
 from __future__ import annotations
 
 import socket
 import sys
-import tempfile
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests.daemon.rig import RESET_ON_CLOSE
-from tests.system.rig import DaemonProcess
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-BASELINE_ROUNDS, MEASURED_ROUNDS = 400, 400
+    from tests.system.rig import DaemonProcess
+
 CHUNK_BYTES = 1 << 16
+
+
+class Target(NamedTuple):
+    """Where a daemon listens."""
+
+    address: tuple[str, int]
+    scrape_address: str
 
 
 def dial_from(address: str, daemon: DaemonProcess) -> socket.socket:
@@ -67,10 +72,14 @@ class Bystanders:
 class Attack:
     """What is done to the daemon, for how long, and with which limits it runs."""
 
-    deed: Callable[[DaemonProcess, threading.Event, int], None]
+    deed: Callable[[Target, threading.Event, int], None]
     short: int
     full: int
     options: tuple[str, ...] = ()
+
+    def deed_on(self, daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+        """Do it to *daemon*."""
+        self.deed(Target(daemon.address, daemon.scrape_address), stop, size)
 
     @contextmanager
     def begin(self, daemon: DaemonProcess, size: int) -> Iterator[None]:
@@ -79,7 +88,7 @@ class Attack:
 
         def attack() -> None:
             try:
-                self.deed(daemon, stop, size)
+                self.deed_on(daemon, stop, size)
             except BaseException as error:  # noqa: BLE001 - told to the test
                 failures.append(error)
 
@@ -98,18 +107,18 @@ def _reset(sock: socket.socket) -> None:
     sock.close()
 
 
-def _connect(daemon: DaemonProcess, rcvbuf: int = 0) -> socket.socket:
+def _connect(target: Target, rcvbuf: int = 0) -> socket.socket:
     sock = socket.socket()
     if rcvbuf:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
     sock.settimeout(20)
-    sock.connect(daemon.address)
+    sock.connect(target.address)
     return sock
 
 
-def slowloris(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def slowloris(target: Target, stop: threading.Event, size: int) -> None:
     """Many who say one byte at a time and never end a line."""
-    socks = [_connect(daemon) for _ in range(size)]
+    socks = [_connect(target) for _ in range(size)]
     while not stop.wait(0.05):
         for sock in socks:
             sock.send(b"x")
@@ -117,9 +126,9 @@ def slowloris(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
         _reset(sock)
 
 
-def never_readers(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def never_readers(target: Target, stop: threading.Event, size: int) -> None:
     """Many who read nothing while one of them talks."""
-    socks = [_connect(daemon, rcvbuf=4096) for _ in range(size)]
+    socks = [_connect(target, rcvbuf=4096) for _ in range(size)]
     socks[0].setblocking(False)
     while not stop.wait(0.001):
         try:
@@ -130,10 +139,12 @@ def never_readers(daemon: DaemonProcess, stop: threading.Event, size: int) -> No
         _reset(sock)
 
 
-def _pour(daemon: DaemonProcess, stop: threading.Event, data: bytes, times: int) -> None:
-    sock = _connect(daemon)
+def _pour(target: Target, stop: threading.Event, data: bytes, times: int) -> None:
+    sock = _connect(target)
     sock.settimeout(0.5)
     for _ in range(times):
+        if stop.is_set():
+            break
         left = memoryview(data)
         while left and not stop.is_set():
             try:
@@ -143,42 +154,42 @@ def _pour(daemon: DaemonProcess, stop: threading.Event, data: bytes, times: int)
     _reset(sock)
 
 
-def newline_flood(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def newline_flood(target: Target, stop: threading.Event, size: int) -> None:
     """Nothing but empty lines: each is a message of one byte that costs others ten."""
-    _pour(daemon, stop, b"\n" * CHUNK_BYTES, size)
+    _pour(target, stop, b"\n" * CHUNK_BYTES, size)
 
 
-def no_newline(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def no_newline(target: Target, stop: threading.Event, size: int) -> None:
     """Send a line that never ends, *size* times 64 KiB of it, to the end."""
-    _pour(daemon, threading.Event(), b"x" * CHUNK_BYTES, size)
+    _pour(target, threading.Event(), b"x" * CHUNK_BYTES, size)
 
 
-def flood(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def flood(target: Target, stop: threading.Event, size: int) -> None:
     """As many messages as one client can send."""
-    _pour(daemon, stop, (b"flood " * 10 + b"\n") * 1000, size)
+    _pour(target, stop, (b"flood " * 10 + b"\n") * 1000, size)
 
 
-def connect_storm(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def connect_storm(target: Target, stop: threading.Event, size: int) -> None:
     """Come and go at once, *size* times, to the end."""
     for number in range(size):
         sock = socket.socket()
         sock.settimeout(20)
         sock.bind((f"127.0.0.{2 + number % 8}", 0))
-        sock.connect(daemon.address)
+        sock.connect(target.address)
         sock.close()
 
 
-def reset_storm(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def reset_storm(target: Target, stop: threading.Event, size: int) -> None:
     """Come, say half of something, and reset, *size* times, to the end."""
     for _ in range(size):
-        sock = _connect(daemon)
+        sock = _connect(target)
         sock.send(b"half of it")
         _reset(sock)
 
 
-def metrics_port(daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
+def metrics_port(target: Target, stop: threading.Event, size: int) -> None:
     """Say nothing, garbage or endless headers to the scrape port, and reset."""
-    host, port = daemon.scrape_address.rsplit(":", 1)
+    host, port = target.scrape_address.rsplit(":", 1)
     openings = (b"", b"GET /metrics HTTP/1.1\r\nX: ", b"\0\xff\r\n\r\n", b"GET " + b"/" * 70000)
     for number in range(size):
         if stop.is_set():
@@ -202,39 +213,21 @@ ATTACKS = {
 }
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Return the value below which *share* of *values* are."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+def main() -> None:
+    """Attack from a process of its own, until it is done or standard input ends.
 
+    Usage: NAME HOST PORT SCRAPE-ADDRESS SIZE
+    """
+    name, host, port, scrape_address, size = sys.argv[1:]
+    stop = threading.Event()
 
-def measure(mode: str, name: str, folder: Path) -> str:
-    """Return what the bystanders' latency was without the attack and under it."""
-    attack = ATTACKS[name]
-    daemon = DaemonProcess(mode, *attack.options, log=folder / f"{mode}-{name}.log")
-    try:
-        daemon.wait_until_listening()
-        bystanders = Bystanders(daemon)
-        quiet = bystanders.talk(BASELINE_ROUNDS)
-        began = monotonic()
-        with attack.begin(daemon, attack.full):
-            under = bystanders.talk(MEASURED_ROUNDS)
-        seconds = monotonic() - began
-        before, after = quantile(quiet, 0.99), quantile(under, 0.99)
-        bystanders.until_alone()
-        return (
-            f"{name:14} {mode}  p99 {before * 1e3:8.2f} ms alone {after * 1e3:9.2f} ms under it, "
-            f"factor {after / before:7.1f}, {seconds:6.1f} s"
-        )
-    finally:
-        daemon.close()
+    def wait_for_the_end() -> None:
+        sys.stdin.read()
+        stop.set()
 
-
-def main(names: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name in names or ATTACKS:
-            for mode in ("lt", "et"):
-                print(measure(mode, name, Path(folder)), flush=True)
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    ATTACKS[name].deed(Target((host, int(port)), scrape_address), stop, int(size))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
