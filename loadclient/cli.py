@@ -6,12 +6,15 @@ Exit codes: 0 the run is valid and every threshold holds; 1 it could not begin, 
 
 from __future__ import annotations
 
+import difflib
+import json
+import os
 import sys
 import time
 import tomllib
 from contextlib import suppress
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -20,6 +23,8 @@ from cyclopts.config import Dict, Env
 from loadclient.compare.choices import DEFAULTS as COMPARE_DEFAULTS
 from loadclient.compare.choices import CompareOptions
 from loadclient.compare.command import compare as perform_comparison
+from loadclient.compare.command import page_writer, width_of
+from loadclient.compare.report import text as comparison
 from loadclient.compare.search import DEFAULTS as SEARCH_DEFAULTS
 from loadclient.compare.search import SearchOptions
 from loadclient.compare.search import search as perform_search
@@ -41,13 +46,17 @@ from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.merge import merge
 from loadclient.metrics import LiveMetrics
 from loadclient.network.link import NetworkFailedError
-from loadclient.options import Host, Options, Port, UsageError, check
+from loadclient.options import File, Host, Options, Port, UsageError, check
 from loadclient.report import summary
+from loadclient.result import SCHEMA as RUN_SCHEMA
 from loadclient.result import RunResult
-from loadclient.runner import CannotRunError, resolve
+from loadclient.runner import CannotRunError, resolve, spell
 from loadclient.server import ServerUnreadableError, read
 from loadclient.session import NotWrittenError, perform, write_whole
 from loadclient.streams import open_missing, unheard
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LINGER_SLICE_SECONDS = 0.05
 EXIT_OK = 0
@@ -57,6 +66,9 @@ EXIT_THRESHOLD = 3
 EXIT_INVALID = 4
 EXIT_INTERRUPTED = 130
 
+COMMANDS = ("run", "merge", "demo", "report", "compare", "search")
+NUMBERS = {int, float}
+
 app = App(
     name="loadclient",
     help="Drive a broadcast server with an open-loop load and account for every message.",
@@ -64,6 +76,8 @@ app = App(
     result_action="return_value",
 )
 DEFAULTS = Options()
+PREFIX = "LOADCLIENT_"
+ASKING = {"--help", "-h", "--version"}
 FAILURES = (
     CannotRunError,
     DaemonFailedError,
@@ -112,7 +126,7 @@ def run(host: Host = "127.0.0.1", port: Port = 9000, *, options: Options = DEFAU
 
 @app.command(name="merge")
 def merge_parts(
-    *files: Path, json: Path | None = None, quiet: Annotated[bool, Parameter(negative=())] = False
+    *files: Path, json: File = None, quiet: Annotated[bool, Parameter(negative=())] = False
 ) -> int:
     """Make one result of the parts of a run (loadclient run --part K/N --json FILE).
 
@@ -168,28 +182,53 @@ def demo(*, options: DemoOptions = DEMO_DEFAULTS) -> int:
 
 
 @app.command
-def report(file: Path, *, html: Path) -> int:
-    """Draw the page of a stored comparison again.
+def report(*files: Path, html: File = None) -> int:
+    """Show stored results again: runs and comparisons as text, a comparison as a page, too.
 
-    Exit codes: 0 it is drawn; 1 it could not be read or written; 2 usage.
+    Exit codes: 0 all are shown; 1 one could not be read or written; 2 usage.
 
     Parameters
     ----------
-    file:
-        What `loadclient compare` wrote: the .json, not the .jsonl of raw slices.
+    files:
+        What `loadclient run --json`, `merge` or `compare` wrote: the .json, not the .jsonl of raw
+        slices.
     html:
-        Where the page goes.
+        Draw the page of the comparison here, instead of its text.
+    """
+    if not files:
+        raise UsageError(
+            "report: which files? It shows what --json of run, merge or compare wrote."
+        )
+    stored = [_stored(file) for file in files]
+    if html is None:
+        print("\n".join(map(_told, stored)), file=unheard(sys.stdout), flush=True)
+        return EXIT_OK
+    if len(stored) > 1 or not isinstance(stored[0], Study):
+        raise UsageError(f'--html "{html}": a page is drawn of one stored comparison.')
+    page_writer("report")(stored[0], html)
+    return EXIT_OK
+
+
+def _stored(file: Path) -> RunResult | Study:
+    """Read what was stored, whichever it is.
+
+    Raises UsageError, and OSError.
     """
     try:
-        from loadclient.compare.html import write_html  # noqa: PLC0415 - it is slow to import
-    except ModuleNotFoundError as error:
-        raise UsageError(f'report: the package "{error.name}" is not installed.') from error
-    try:
-        study = Study.from_json(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        found = json.loads(text)
+        is_run = isinstance(found, dict) and found.get("schema") == RUN_SCHEMA
+        return RunResult.from_json(text) if is_run else Study.from_json(text)
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f'"{file}" is not a stored comparison: {error}.') from error
-    write_html(study, html)
-    return EXIT_OK
+        raise UsageError(
+            f'"{file}" is not a stored comparison, nor a stored run: {error}.'
+        ) from error
+
+
+def _told(stored: RunResult | Study) -> str:
+    if isinstance(stored, RunResult):
+        return summary(stored)
+    return comparison(stored, width_of(sys.stdout)).rstrip("\n")
 
 
 def _tell(options: Options, result: RunResult) -> None:
@@ -264,9 +303,9 @@ def _serve_metrics(options: Options) -> LiveMetrics | None:
     except OSError as error:
         raise UsageError(
             f"--metrics-port {options.metrics_port}: cannot listen on "
-            f"{options.metrics_host}: {error.strerror}."
+            f"{options.metrics_host}: {error.strerror or error}."
         ) from error
-    where = f"metrics on http://{options.metrics_host}:{port}/metrics"
+    where = f"metrics on http://{spell((options.metrics_host, port))}/metrics"
     print(where, file=unheard(sys.stderr), flush=True)
     return metrics
 
@@ -274,7 +313,7 @@ def _serve_metrics(options: Options) -> LiveMetrics | None:
 @app.meta.default
 def _launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[Path | None, Parameter(env_var="LOADCLIENT_CONFIG")] = None,
+    config: Annotated[File, Parameter(env_var=f"{PREFIX}CONFIG")] = None,
 ) -> int | None:
     """Read the options' file and the environment, then run the command.
 
@@ -283,7 +322,9 @@ def _launch(
     config:
         TOML file with options as keys: conns = 50. It has no tables.
     """
-    app.config = [Env("LOADCLIENT_", command=False)]
+    app.config = [Env(PREFIX, command=False)]
+    if not ASKING & {*tokens} and (sentence := misspelt(os.environ)):
+        raise UsageError(sentence)
     if config is not None:
         app.config = [*app.config, _file(config)]
     code: int | None = app(tokens, exit_on_error=False, print_error=False)
@@ -297,6 +338,7 @@ def _file(path: Path) -> Dict:
         raise UsageError(f'--config "{path}": {getattr(error, "strerror", error)}.') from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f'--config "{path}": {error}.') from error
+    allowed = _allowed()
     for key, value in keys.items():
         if isinstance(value, dict | list):
             kind = "a table" if isinstance(value, dict) else "an array"
@@ -304,7 +346,41 @@ def _file(path: Path) -> Dict:
                 f'--config "{path}": "{key}" is {kind}, and no option is; the options of any '
                 "command are keys of the file itself, such as conns = 50."
             )
+        kinds = allowed.get(key.replace("_", "-"), {type(value)})
+        if type(value) not in kinds:
+            wanted = "a number" if int in kinds else "a string" if str in kinds else "true or false"
+            raise UsageError(
+                f'--config "{path}" sets {key} to {str(value).lower()}, which is not {wanted}.'
+            )
     return Dict(keys, source=str(path), use_commands_as_keys=False)
+
+
+def _allowed() -> dict[str, set[type]]:
+    """Return the options of all commands, and what a file may set each to; a number also by words.
+
+    One file may serve several commands, and so may the environment.
+    """
+    found: dict[str, set[type]] = {}
+    for name in COMMANDS:
+        for argument in app[name].assemble_argument_collection():
+            kinds = {*(get_args(argument.hint) or [argument.hint])}
+            may_be = {bool} if bool in kinds else {int, float, str} if NUMBERS & kinds else {str}
+            for spelling in argument.names:
+                found.setdefault(spelling.lstrip("-").lower(), set()).update(may_be)
+    return found
+
+
+def misspelt(environment: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the first variable of ours that no command would read, or None."""
+    given = sorted(name for name in environment if name.startswith(PREFIX))
+    if not given:
+        return None
+    known = {f"{PREFIX}{name.upper().replace('-', '_')}" for name in (*_allowed(), "config")}
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
+            return f'The variable "{name}" sets no option; the nearest that does is {near[0]}.'
+    return None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -315,6 +391,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = app.meta(tokens, exit_on_error=False, print_error=False) or EXIT_OK
     except cyclopts.CoercionError as error:
         code = _say(_located(error), EXIT_USAGE)
+    except cyclopts.UnusedCliTokensError as error:
+        code = _say(_unexpected(error), EXIT_USAGE)
     except (cyclopts.CycloptsError, UsageError) as error:
         code = _say(str(error), EXIT_USAGE)
     except FAILURES as error:
@@ -332,6 +410,18 @@ def _say(sentence: str, code: int) -> int:
 def _located(error: cyclopts.CoercionError) -> str:
     """Return the sentence with its option: cyclopts leaves out the name of a positional one."""
     sentence = str(error)
+    if error.token and error.msg and str(error.token.keyword).startswith("["):  # a key of the file
+        name = str(error.token.keyword)[1:-1]
+        return f'Invalid value for {name} in "{error.token.source}": {error.msg}.'
     if error.argument is None or sentence.startswith("Invalid value"):
         return sentence
     return f"Invalid value for {error.argument.name}: {sentence}"
+
+
+def _unexpected(error: cyclopts.UnusedCliTokensError) -> str:
+    """Return what is one word too many, and which words there may be."""
+    (command,) = error.command_chain or ("",)
+    arguments = app[command].assemble_argument_collection() if command else []
+    places = [a.name.lstrip("-").upper() for a in arguments if a.index is not None]
+    taken = f"{' and '.join(places) or 'nothing'} and options, which begin with --"
+    return f'Unexpected argument "{(error.unused_tokens or [""])[0]}": {command} takes {taken}.'

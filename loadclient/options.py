@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter, validators
 
 from loadclient.ledger import Profile
-from loadclient.payload import MAX_SENDERS, SEQUENCE_BYTES
+from loadclient.payload import MAX_SENDERS, SAMPLE_BYTES, SEQUENCE_BYTES
 from loadclient.protocol import Place
 from loadclient.voices import Voices
 
@@ -37,11 +37,18 @@ class UsageError(Exception):
     """The options contradict each other or this machine; the message is one sentence."""
 
 
+def _plain(text: str) -> str:
+    """Refuse what only Python takes for a number: 9_000, and the digits of other scripts."""
+    if "_" in text or not text.isascii():
+        raise ValueError
+    return text
+
+
 def whole(_type: Any, tokens: Sequence[Token]) -> int:
     """Convert to an integer, strictly: 3.7 is not rounded to 4."""
     text = tokens[0].value
     try:
-        return int(text)
+        return int(_plain(text))
     except ValueError:
         raise ValueError(f'"{text}" is not a whole number') from None
 
@@ -50,7 +57,7 @@ def finite(_type: Any, tokens: Sequence[Token]) -> float:
     """Convert to a number, leaving out nan and inf."""
     text = tokens[0].value
     try:
-        number = float(text)
+        number = float(_plain(text))
     except ValueError:
         raise ValueError(f'"{text}" is not a number') from None
     if not math.isfinite(number):
@@ -144,7 +151,8 @@ class Options:
     duration: Annotated[float, real(0, MOST_SECONDS)] = 30.0
     """Seconds of the measured phase; 0 goes on until Ctrl-C."""
     msg_bytes: Annotated[int, integer(2, 1 << 20)] = 64
-    """Length of every message, newline included. Below 32 there are no latency samples."""
+    """Length of every message, newline included. Below 32 no latency is measured; below 12 bytes
+    are counted, and no message has a number to be looked for by."""
     rate: Annotated[float, real(0.001, 100_000)] = 20.0
     """Messages per second of each sender."""
     recv: bool = True
@@ -273,6 +281,7 @@ def check(options: Options) -> None:
     for sentence in (
         *_mixed(options),
         *_contradictions(options),
+        *_unmeasured(options),
         *_uncountable(options),
         *_partial(options),
         *_too_slow(options),
@@ -327,8 +336,25 @@ def _contradictions(o: Options) -> Sequence[str]:
             f"--msg-bytes {shortest}: --verify full needs at least {SEQUENCE_BYTES}, "
             "or a message cannot carry its number."
         )
-    if o.server_metrics and not o.server_metrics.startswith(("http://", "https://")):
-        found.append(f'--server-metrics "{o.server_metrics}": must begin with http:// or https://.')
+    return found
+
+
+def _unmeasured(o: Options) -> Sequence[str]:
+    """Return thresholds on what would not be measured: they would fail after the whole run."""
+    found = []
+    thresholds = {"--max-p99": o.max_p99, "--min-delivery-ratio": o.min_delivery_ratio}
+    if not o.recv:
+        found += [
+            f"{name} {limit:g}: with --no-recv it is not measured."
+            for name, limit in thresholds.items()
+            if limit is not None
+        ]
+    shortest = o.voices.sizes[0]
+    if o.max_p99 is not None and shortest < SAMPLE_BYTES:
+        found.append(
+            f"--max-p99 {o.max_p99:g}: no latency is measured with messages of {shortest} bytes; "
+            f"it takes {SAMPLE_BYTES} to carry the due time."
+        )
     return found
 
 

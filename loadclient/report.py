@@ -68,7 +68,10 @@ def _lines(result: RunResult) -> Iterator[str]:
     yield from (_row("warning", text) for text in result.warnings)
     for threshold in result.thresholds:
         state = "holds" if threshold.holds else "FAILED"
-        yield _row(state, f"{threshold.name} {threshold.limit:g}, measured {threshold.measured}")
+        measured = (
+            "not measured" if threshold.measured is None else f"measured {threshold.measured}"
+        )
+        yield _row(state, f"{threshold.name} {threshold.limit:g}, {measured}")
     if result.valid:
         yield _row("valid", "every message is accounted for")
     yield from (_row("INVALID", reason) for reason in result.invalid_reasons)

@@ -251,9 +251,8 @@ class Run:
         rest = self._rest(crew, seconds=self._options.drain_timeout)
         total = self._look(crew)
         if rest is Rest.WITNESSED and total.closed_by_server:
-            rest = (
-                Rest.COMPLETE
-            )  # what is missing is what they sent, and nothing of it is under way
+            # What is missing is what they sent, and nothing of it is under way.
+            rest = Rest.COMPLETE
         if rest is not Rest.COMPLETE:
             raise NoEvidenceError(self._why_no_rest(rest, total))
         self.evidence.before = self._read_server(total.sent)
@@ -472,5 +471,8 @@ def resolve(host: str, port: int) -> tuple[str, int]:
 
 
 def spell(address: tuple[str, int] | str) -> str:
-    """Return an address as people write it."""
-    return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
+    """Return an address as people write it, and as a URL has it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -21,7 +21,7 @@ from loadclient.ledger import (
     settle_deliveries,
 )
 from loadclient.merge import Part
-from loadclient.payload import SAMPLE_BYTES
+from loadclient.payload import SAMPLE_BYTES, SEQUENCE_BYTES
 from loadclient.protocol import Latencies, Snapshot
 from loadclient.result import RunResult, Threshold, quantiles
 from loadclient.stationarity import Windows, shift
@@ -450,6 +450,16 @@ class Verdict:
             yield f"the machine is too busy: for {pressure:.1f} s some task waited for a processor"
         if sentence := not_stationary(self._windows()):
             yield sentence
+        if self._options.recv and (shortest := self._voices.sizes[0]) < SAMPLE_BYTES:
+            yield (
+                f"no latency: a message of {shortest} bytes cannot carry its due time, "
+                f"{SAMPLE_BYTES} or more can"
+            )
+            if shortest < SEQUENCE_BYTES:
+                yield (
+                    f"no message was looked at: one of {shortest} bytes cannot carry its number, "
+                    f"{SEQUENCE_BYTES} or more can; what was delivered is counted by bytes"
+                )
         censored = self._censored()["samples"]
         if censored:
             yield f"{censored} latency samples had not arrived at the end: they have only an age"

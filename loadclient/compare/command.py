@@ -12,7 +12,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 
@@ -89,7 +89,7 @@ def compare(options: CompareOptions) -> int:
         raise UsageError(f"--quick: it contradicts --preset {options.preset}.")
     if options.html is not None:
         _check_folder("--html", options.html)
-        _page_writer()
+        page_writer("--html")
     if options.preset == "original":
         return _original(options, contention)
     path, raw = _resumed(options) if options.resume else _begun(options)
@@ -349,16 +349,20 @@ def _report(options: CompareOptions, study: Study, path: Path) -> None:
     """Write and print the study in all its forms."""
     write_whole(path, study.to_json())
     if options.html is not None:
-        _page_writer()(study, options.html)
+        page_writer("--html")(study, options.html)
     if options.quiet:
         return
     stream = unheard(sys.stdout)
+    print(report.text(study, width_of(stream)), end="", file=stream, flush=True)
+
+
+def width_of(stream: TextIO) -> int:
+    """Return how wide the report may be there."""
     console = Console(file=stream, highlight=False)
-    width = console.width if console.is_terminal else report.WIDTH
-    print(report.text(study, width), end="", file=stream, flush=True)
+    return console.width if console.is_terminal else report.WIDTH
 
 
-def _page_writer() -> Callable[[Study, Path], None]:
+def page_writer(who: str) -> Callable[[Study, Path], None]:
     """Return what draws the page.
 
     Raises UsageError if what it draws with is not installed.
@@ -366,7 +370,7 @@ def _page_writer() -> Callable[[Study, Path], None]:
     try:
         from loadclient.compare.html import write_html  # noqa: PLC0415 - it is slow to import
     except ModuleNotFoundError as error:
-        raise UsageError(f'--html: the package "{error.name}" is not installed.') from error
+        raise UsageError(f'{who}: the package "{error.name}" is not installed.') from error
     return write_html
 
 

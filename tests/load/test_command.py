@@ -69,9 +69,16 @@ WRONG = {
     "--frobnicate 1": ("--frobnicate", "", ""),
     "localhost nine": ("--port", '"nine"', "whole number"),
     "localhost 0": ("", '"0"', ">= 1"),
-    "localhost 1 2": ("2", "", ""),
+    "localhost 1 2": ('argument "2"', "run takes HOST and PORT and options", "--"),
     "--conns": ("--conns", "", "argument"),
     "--recv=5": ("--recv", '"5"', "bool"),
+    "--conns 5_0": ("--conns", '"5_0"', "whole number"),
+    "--rate 1_0": ("--rate", '"1_0"', "not a number"),
+    "localhost \N{ARABIC-INDIC DIGIT THREE}": ("--port", "whole number"),
+    "--no-recv --max-p99 5": ("--max-p99 5", "--no-recv", "not measured"),
+    "--no-recv --min-delivery-ratio 1": ("--min-delivery-ratio 1", "--no-recv", "not measured"),
+    "--msg-bytes 31 --max-p99 5": ("--max-p99 5", "31 bytes", "takes 32"),
+    "--mix 1x10x64,1x1x16 --max-p99 5": ("--max-p99 5", "16 bytes", "takes 32"),
 }
 
 
@@ -94,6 +101,9 @@ def test_a_wrong_option_is_one_sentence(words: str, capsys: pytest.CaptureFixtur
         ("LOADCLIENT_RECV", "perhaps", "LOADCLIENT_RECV"),
         ("LOADCLIENT_VERIFY", "some", "LOADCLIENT_VERIFY"),
         ("LOADCLIENT_CONFIG", "/nowhere.toml", "/nowhere.toml"),
+        ("LOADCLIENT_CONFIG", "", '"" is not a path'),
+        ("LOADCLIENT_CONS", "nearest", 'variable "LOADCLIENT_CONS" sets no option'),
+        ("LOADCLIENT_CONS", "nearest", "the nearest that does is LOADCLIENT_CONNS."),
     ],
 )
 def test_a_wrong_environment_is_one_sentence(
@@ -109,11 +119,28 @@ def test_a_wrong_environment_is_one_sentence(
     assert value in err
 
 
+def test_a_variable_of_another_command_is_no_mistake(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One environment serves all commands, and help is given whatever is in it."""
+    monkeypatch.setenv("LOADCLIENT_MAX_P99", "5")  # of run and search
+    monkeypatch.setenv("LOADCLIENT_HTML", "x.html")  # of compare and report
+    assert leave(capsys, "run", "--conns", "0")[2].startswith('loadclient: Invalid value "0" for')
+    monkeypatch.setenv("LOADCLIENT_CONS", "5")
+    assert leave(capsys, "run", "--help")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('conns = "many"', ("[conns]", "many")),
-        ("conns = 3.7", ("[conns]", "3.7")),
+        ('conns = "many"', ('conns in "', "load.toml", "many")),
+        ("conns = 3.7", ('conns in "', "load.toml", "3.7")),
+        ("conns = 0", ("[conns]", "load.toml", '"0"', ">= 1")),
+        ("conns = true", ("load.toml", "sets conns to true, which is not a number")),
+        ('recv = "no"', ("load.toml", "sets recv to no, which is not true or false")),
+        ("quiet = 1", ("load.toml", "sets quiet to 1, which is not true or false")),
+        ("json = 5", ("load.toml", "sets json to 5, which is not a string")),
+        ("run-id = 1979-05-27", ("load.toml", "sets run-id to 1979-05-27, which is not a string")),
         ("frobnicate = 1", ("frobnicate",)),
         ("conns = ", ("Invalid value",)),
         ("[run]\nconns = 4", ("load.toml", '"run" is a table')),
@@ -221,3 +248,52 @@ def test_a_taken_metrics_port_is_named(load: Callable[..., Outcome]) -> None:
 
     assert outcome.code == 2
     assert f"--metrics-port {port}: cannot listen" in outcome.err
+
+
+def test_an_ipv6_address_is_spelt_as_a_url_has_it() -> None:
+    """It said http://::1:9702/metrics, which nothing can open."""
+    from loadclient.runner import spell
+
+    assert spell(("::1", 9702)) == "[::1]:9702"
+    assert spell(("localhost", 9702)) == "localhost:9702"
+
+
+def test_a_stored_run_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It could be read by nobody but a program."""
+    from loadclient.report import summary
+    from loadclient.result import RunResult
+
+    runs = [RunResult(run_id=name, valid=True, messages_sent=7) for name in ("one", "two")]
+    paths = [tmp_path / f"{run.run_id}.json" for run in runs]
+    for path, run in zip(paths, runs, strict=True):
+        path.write_text(run.to_json())
+
+    code, out, err = leave(capsys, "report", *map(str, paths))
+
+    assert (code, err) == (0, "")
+    assert out == "\n".join(summary(run) for run in runs) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "said"),
+    [
+        ([], "", "which files?"),
+        (["FILE"], "", "is not a stored comparison, nor a stored run"),
+        (["FILE"], '{"schema": "etlt.other/1"}', "is not a stored comparison, nor a stored run"),
+        (["FILE"], "[]", "is not a stored comparison, nor a stored run"),
+        (["FILE", "--html", "x.html"], None, 'x.html": a page is drawn of one stored comparison'),
+    ],
+)
+def test_what_cannot_be_shown_is_one_sentence(
+    words: list[str], text: str | None, said: str,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from loadclient.result import RunResult
+
+    file = tmp_path / "stored.json"
+    file.write_text(RunResult(run_id="a", valid=True).to_json() if text is None else text)
+
+    code, out, err = leave(capsys, "report", *(str(file) if w == "FILE" else w for w in words))
+
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err

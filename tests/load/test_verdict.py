@@ -12,6 +12,7 @@ from loadclient.ledger import Account, Closed, Profile
 from loadclient.options import Options
 from loadclient.pacing import Schedule
 from loadclient.protocol import Latencies, Settled, Snapshot
+from loadclient.report import summary
 from loadclient.runner import Evidence
 from loadclient.server import Reading
 from loadclient.totals import Rest
@@ -280,3 +281,21 @@ def test_the_server_section_has_the_growth_of_its_counters() -> None:
     assert result.invalid_reasons == []
     assert result.mode == "et"
     assert result.server["counters"]["messages_received_total"] == 20
+
+
+@pytest.mark.parametrize(("msg_bytes", "warnings"), [(64, 0), (31, 1), (12, 1), (3, 2)])
+def test_messages_too_short_for_a_time_or_a_number_say_so(msg_bytes: int, warnings: int) -> None:
+    """Nobody would miss a latency that is a dash, nor a loss that was not looked for."""
+    found = judged(replace(OPTIONS, msg_bytes=msg_bytes)).warnings
+    spoken = [text for text in found if "cannot carry" in text]
+
+    assert len(spoken) == warnings
+    assert all(f"{msg_bytes} bytes" in text for text in spoken)
+
+
+def test_a_threshold_that_was_not_measured_says_so() -> None:
+    """It said `measured None`."""
+    empty = Latencies(histogram(), histogram(), histogram(), histogram())
+    result = judged(replace(OPTIONS, max_p99=5.0), settled=[settled(latencies=empty)])
+
+    assert "FAILED        max_p99 5, not measured" in summary(result)

@@ -23,6 +23,7 @@ from loadclient.compare.design import compared, quick, with_control
 from loadclient.compare.html import page, write_html
 from loadclient.compare.html.findings import reported
 from loadclient.compare.html.plots import bucket, decade_ticks, ratio_ticks
+from loadclient.compare.report import text as told
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import Cell, Design, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
@@ -356,6 +357,17 @@ def test_the_command_draws_a_stored_study_again(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(stored), "--html", str(drawn)])
     assert "simulated-3" in drawn.read_text()
+
+
+def test_the_command_tells_a_stored_study_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its text was printed once, at the end of half an hour, and could not be had again."""
+    stored = tmp_path / "study.json"
+    stored.write_text(small().to_json())
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(stored)])
+    assert capsys.readouterr().out == told(small())
 
 
 @pytest.mark.parametrize("text", ["{}", "[", json.dumps({"schema": "etlt.comparison/1"})])
