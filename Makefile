@@ -62,9 +62,9 @@ soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=5)
 	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),5) $(ATTACK)
 
-audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI)
-	@$(PYTHON) -m pip install -q "pip-audit>=2.9,<3"
-	@$(PYTHON) -m pip_audit --disable-pip --require-hashes -r requirements.lock
+audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI, then OSV)
+	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q "pip-audit>=2.10,<3"; } || echo "audit: NOT DONE: pip-audit could not be installed"
+	@test ! -x .venv/audit/bin/pip-audit || .venv/audit/bin/python tests/audit.py requirements-dev.lock
 
 lock: ## resolve the dependencies anew (needs uv), a week's cooldown
 	$(LOCK) -o requirements.lock
