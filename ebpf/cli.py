@@ -74,9 +74,7 @@ def watch(config: Config | None = None) -> int:
 @app.meta.default
 def with_config(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    config: Annotated[
-        Path | None, Parameter(env_var="ETLT_PROBE_CONFIG", converter=read_path, n_tokens=1)
-    ] = None,
+    config: Annotated[Path | None, Parameter(converter=read_path, n_tokens=1)] = None,
 ) -> int:
     """Serve the counts on /metrics until SIGTERM or SIGINT; or count once and print a table.
 

@@ -89,11 +89,11 @@ Switch = Annotated[bool, Parameter(negative="")]
 class Config:
     """What one probe was told."""
 
-    pid: Annotated[tuple[int, ...], TARGETS, Parameter(converter=read_pids)] = ()
+    pid: Annotated[tuple[int, ...], TARGETS, Parameter(converter=read_pids, metavar="N")] = ()
     """Watch this process; may be given several times."""
 
-    comm: Annotated[tuple[str, ...], TARGETS, Parameter(converter=read_comms)] = ()
-    """Watch every process whose name begins so; follow restarts. `etltd` means ET and LT."""
+    comm: Annotated[tuple[str, ...], TARGETS, Parameter(converter=read_comms, metavar="NAME")] = ()
+    """Watch every process whose name begins so, and restarts; may be given several times."""
 
     all_threads: Annotated[Switch, TARGETS] = False
     """Count all threads, not only those that call epoll_wait."""

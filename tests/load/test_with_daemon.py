@@ -217,6 +217,18 @@ def test_a_unix_socket_is_as_good_as_tcp(tmp_path: Path, load: Callable[..., Out
     assert outcome.result.delivery_ratio == 1.0
 
 
+def check_the_witnesses(shown: str) -> None:
+    """Every row of the table of three, in both modes: equal figures, and the word for it."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    counted = [row for row in rows if len(row) == 6]
+    assert [row[1] for row in counted] == ["lt", "et"] * 13
+    may_have_no_kernel = "etlt-probe" in shown  # it says why, below the table
+    for _, _, client, daemon, kernel, agree in counted:
+        assert agree == "yes"
+        assert {client, daemon, kernel} - {""} == {daemon}
+        assert client or kernel or may_have_no_kernel
+
+
 def test_the_demonstration_prints_one_table_and_one_caution(tmp_path: Path) -> None:
     """Without a terminal: no control codes, nothing on stderr, results on disk."""
     done = subprocess.run(
@@ -233,7 +245,8 @@ def test_the_demonstration_prints_one_table_and_one_caution(tmp_path: Path) -> N
     assert done.stderr == ""
     assert done.returncode == 0
     assert "\x1b" not in done.stdout
-    assert "Not shown: which mode is better" in done.stdout
+    assert "Not shown: which mode is better" in " ".join(done.stdout.split())
+    check_the_witnesses(done.stdout)
     for mode in ("lt", "et"):
         stored = (tmp_path / "report" / f"demo-{mode}.json").read_text()
         result = RunResult.from_json(stored)

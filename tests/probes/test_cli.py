@@ -134,7 +134,8 @@ def test_help_shows_every_option_with_its_environment_variable() -> None:
 
     for option in (*options, "all-threads", "attach", "print-source", "config"):
         assert f"--{option}" in text
-        assert f"ETLT_PROBE_{option.upper().replace('-', '_')}" in text
+        assert text.count(f"ETLT_PROBE_{option.upper().replace('-', '_')}") == 1
+    assert "--pid N " in text  # not `INT...`: a second number is no number of --pid's
 
 
 def test_version_works() -> None:

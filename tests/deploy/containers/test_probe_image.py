@@ -182,3 +182,14 @@ def test_once_prints_a_table_of_the_server_in_the_other_container(
 
     assert "etltd-et (pid 1, mode et): 2.0" in container.logs()
     assert "\nepoll_wait returned" in container.logs()
+
+
+def test_the_image_has_the_bcc_that_we_say_it_has(containers: Engine, images: Images) -> None:
+    """Each BCC has traps of its own; all that is counted in this image is counted with this one."""
+    container = containers.start(
+        *(*HARDENED, "--entrypoint", "/usr/bin/python3", images.probe),
+        *("-c", "import bcc; print(bcc.__version__)"),
+    )
+    assert containers.docker("wait", container.id) == "0"
+
+    assert container.logs().startswith("0.31.")
