@@ -51,6 +51,9 @@ LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a success
 PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
 
 CHAT, METRICS = "chat", "metrics"  # what a port is for
+ON_A_BUS = (
+    "with --bus it stops and starts: the others would take the successor for another instance"
+)
 FIXED = ("mode", "listener", "bus", "host", "port", "unix", "metrics_host", "metrics_port")
 
 T = TypeVar("T")
@@ -351,10 +354,9 @@ class Daemon:
     def _go_on_with_succession(self) -> None:
         """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
         if self._bus is not None:
-            # The bus would know the successor as another instance, with other ids for its clients.
             self._successor_wanted = False
             self._notify(*systemd.reloading())
-            self.log.warning("hand-over refused", reason="an instance on a bus stops and starts")
+            self.log.warning("hand-over refused", reason=ON_A_BUS)
             self._notify("READY=1")
         elif self._rehearsal is None:
             self._notify(*systemd.reloading(), "STATUS=A successor rehearses")
@@ -446,7 +448,7 @@ class Daemon:
         if not self._notifier.address:
             return "there is no service manager"
         if self._bus is not None:
-            return "an instance on a bus stops and starts"
+            return ON_A_BUS
         if peers + len(self._chat) + 1 > fdstore.MOST_SOCKETS:
             return f"{peers} are more than {fdstore.MOST_SOCKETS}; reload keeps any number"
         error = fdstore.put(self._notifier.address, self._snapshot())

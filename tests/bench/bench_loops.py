@@ -8,7 +8,6 @@ both load it, with two each loads one, and what one says the other must hear by 
 from __future__ import annotations
 
 import math
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from loadclient.compare.statistics import estimate, log_ratios
 from loadclient.daemon import running_daemon
 from loadclient.merge import merge
 from loadclient.result import RunResult
@@ -85,8 +85,8 @@ def load(folder: Path, daemons: list[Daemon], conns: int, rate: float) -> RunRes
     return merge([RunResult.from_json(file.read_text()) for file in files])
 
 
-def main(pairs: int = 4, conns: int = 100, rate: int = 200) -> None:
-    """Print every run and the median ratio."""
+def main(pairs: int = 6, conns: int = 100, rate: int = 200) -> None:
+    """Print every run and the ratio with its 95 % interval."""
     print(
         f"{conns} clients x {rate} msg/s, all to all: {conns * (conns - 1) * rate:,} owed a second"
     )
@@ -102,11 +102,13 @@ def main(pairs: int = 4, conns: int = 100, rate: int = 200) -> None:
                 f"load {one['client']:.2f}",
                 flush=True,
             )
-    ratios = [math.log(b / a) for a, b in zip(found[1], found[2], strict=True)]
-    print(
-        f"two loops against one: {math.exp(statistics.median(ratios)):.2f} "
-        f"({math.exp(min(ratios)):.2f} to {math.exp(max(ratios)):.2f} of {pairs} pairs)"
-    )
+    logs = log_ratios(list(zip(found[2], found[1], strict=True)))
+    known = estimate(logs, 0.95) if logs else None
+    if known is None:
+        print("too few pairs for an interval: six are needed")
+        return
+    ratio, low, high = map(math.exp, (known.middle, known.low, known.high))
+    print(f"two loops against one: {ratio:.2f} (95 % of {pairs} pairs: {low:.2f} to {high:.2f})")
 
 
 if __name__ == "__main__":

@@ -305,6 +305,8 @@ def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> Non
     a.signal(signal.SIGUSR2)
 
     until(lambda: a.events("hand-over refused"))
+    (refused,) = a.events("hand-over refused")
+    assert refused["reason"].startswith("with --bus it stops and starts: the others would take")
     crowd.clients[0].say(b"still here\n")
     crowd.until(lambda: crowd.clients[1].lines() == [b"[USER1@a] still here\n"])
 
