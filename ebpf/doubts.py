@@ -37,7 +37,7 @@ def doubts(snapshot: Snapshot) -> Iterator[Doubt]:
     """Yield what speaks against these counts."""
     missed = sum(program.missed or 0 for program in snapshot.programs.values())
     if missed:
-        text = f"{missed} runs were missed by the kernel: counts are low by at most {missed}"
+        text = f"{many(missed, 'run')} missed by the kernel: counts are low by at most {missed}"
         yield Doubt("missed_runs", missed, text)
     silent = [name for name, program in snapshot.programs.items() if program.missed is None]
     if silent:
@@ -49,29 +49,39 @@ def doubts(snapshot: Snapshot) -> Iterator[Doubt]:
     for group in snapshot.groups:
         comm, untracked = group.label.comm, group.counts.untracked
         if untracked:
-            text = f"{untracked} calls of {comm} could not be counted"
+            text = (
+                f"{many(untracked, 'call')} of {comm} not counted, for lack of room or of a number"
+            )
             yield Doubt("untracked_calls", untracked, text)
         if unnamed := group.counts.unnamed_errors:
-            text = f"{unnamed} errors of {comm} have no errno: the table of errors was full"
+            text = (
+                f"{many(unnamed, 'error')} of {comm} without an errno: the table of errors was full"
+            )
             yield Doubt("unnamed_errors", unnamed, text)
     yield from _of_targets(snapshot)
 
 
+def many(count: int, one: str, more: str = "") -> str:
+    """Return *count* and what it counts; *more* is the plural where an s does not make it."""
+    return f"{count} {one if count == 1 else more or one + 's'}"
+
+
 def _of_targets(snapshot: Snapshot) -> Iterator[Doubt]:
+    process = ("process", "processes")
     if count := snapshot.left_out:
-        text = f"{count} matching processes were not counted, for lack of room or of reach"
+        text = f"{many(count, *process)} of these names not counted, for lack of room or of reach"
         yield Doubt("unwatched", count, text)
     if count := snapshot.misnamed:
-        text = f"{count} processes were counted under a name they had before, for lack of room"
+        text = f"{many(count, *process)} counted under the name before, for lack of room"
         yield Doubt("misnamed", count, text)
     if count := snapshot.renamed:
         text = (
-            f"{count} new names of processes were noticed up to 0.5 s late; what they did "
-            "meanwhile is counted under the name before"
+            f"{many(count, 'new name')} noticed up to 0.5 s late; what was done meanwhile is "
+            "counted under the name before"
         )
         yield Doubt("renamed", count, text)
     if count := snapshot.late:
-        text = f"{count} processes were noticed up to 0.5 s late; what they did before is missing"
+        text = f"{many(count, *process)} noticed up to 0.5 s late; what was done before is missing"
         yield Doubt("late", count, text)
     for comm in snapshot.absent:
         text = f"no process was counted whose name begins with {comm}"

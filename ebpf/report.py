@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ebpf.decode import CallCounts, GroupCounts, upper_edge
-from ebpf.doubts import doubts
+from ebpf.doubts import doubts, many
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def _busy(counts: GroupCounts) -> str:
     threads = counts.loop_threads
     if not counts.waits and not threads:
         return "no thread entered epoll_wait"
-    who = _many(threads, "loop thread") if threads else "no loop thread is left"
+    who = many(threads, "loop thread") if threads else "no loop thread is left"
     if not counts.loop_ns:
         time = "blocked for an unknown part of the time"
     else:
@@ -218,14 +218,10 @@ def _footnotes(counts: GroupCounts, *, lite: bool) -> Iterator[Text]:
         operations = ", ".join(f"{name} {count}" for name, count in counts.operations.items())
         yield Text(f"epoll_ctl: {operations}")
     if counts.other_threads:
-        calls = _many(counts.other_threads, "call")
+        calls = many(counts.other_threads, "call")
         yield Text(f"{calls} of threads without an epoll loop, not counted")
     if counts.unmatched:
         yield Text(
-            f"{_many(counts.unmatched, 'return')} without an entry that was seen, not counted: "
+            f"{many(counts.unmatched, 'return')} without an entry that was seen, not counted: "
             "of a call in progress when the probe came, or of a new thread"
         )
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"

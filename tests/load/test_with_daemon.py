@@ -238,7 +238,7 @@ def test_the_demonstration_prints_one_table_and_one_caution(tmp_path: Path) -> N
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 

@@ -212,6 +212,8 @@ def test_a_report_says_why_its_counts_may_be_low(snapshot: Snapshot) -> None:
     assert [doubt.sentence.split()[0] for doubt in doubts(low)] == [
         *("3", "this", "5", "6", "2", "7", "8", "4", "no", "no", "process"),
     ]
+    one = next(doubts(replace(low, programs={"sys_exit": ProgramInfo(0, 0, missed=1)})))
+    assert one.sentence == "1 run missed by the kernel: counts are low by at most 1"
     record = as_json(low, 1, lite=False)
     assert record["complete"] is False
     assert record["programs"]["sched_switch"]["missed"] is None
