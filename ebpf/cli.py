@@ -128,7 +128,8 @@ def _version() -> str:
 
 def _say(sentence: str) -> None:
     try:
-        print(f"etlt-probe: {sentence}", file=sys.stderr, flush=True)
+        lines = "\n".join(map(targets.printable, sentence.split("\n")))
+        print(f"etlt-probe: {lines}", file=sys.stderr, flush=True)
     except OSError:  # nobody reads it any more, as in `2>&1 | head -1`; the counts go on
         _point_at_nothing(2)
 

@@ -97,7 +97,9 @@ def print_table(snapshot: Snapshot, seconds: float, console: Console, *, lite: b
         console.print(sentence, style="dim", highlight=False)
     found = list(doubts(snapshot))
     for doubt in found:
-        console.print(f"incomplete: {doubt.sentence}", style="bold red", highlight=False)
+        console.print(
+            f"incomplete: {doubt.sentence}", style="bold red", highlight=False, markup=False
+        )
     if not found:
         console.print("complete: no run of the probe was missed, no call untracked", style="green")
 

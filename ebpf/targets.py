@@ -80,8 +80,17 @@ def is_alive(pidfd: int) -> bool:
 
 
 def read_comm(pid: int, proc: Path = PROC) -> str:
-    """Return the name of process *pid*. Raises OSError if there is none."""
-    return (proc / str(pid) / "comm").read_text(errors="replace").rstrip("\n")
+    """Return the name of process *pid*, as `printable`. Raises OSError if there is none."""
+    name = (proc / str(pid) / "comm").read_bytes().decode(errors="replace")
+    return printable(name.removesuffix("\n"))
+
+
+def printable(text: str) -> str:
+    """Return *text* with what is no character to be seen spelled out.
+
+    A process may give itself any name, also one that clears the screen of whoever looks at it.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def find_by_name(wanted: Wanted, proc: Path = PROC) -> Iterator[int]:

@@ -31,7 +31,7 @@ from loadclient.options import (
 from loadclient.report import duration, figure, server_costs
 from loadclient.server import count, read, read_at_rest
 from loadclient.session import perform
-from loadclient.streams import unheard
+from loadclient.streams import printable, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -188,7 +188,7 @@ def print_table(results: list[RunResult]) -> None:
     console.print(table)
     for result in results:
         for reason in result.invalid_reasons:
-            console.print(f"{result.run_id} is invalid: {reason}")
+            console.print(f"{result.run_id} is invalid: {printable(reason)}", markup=False)
     console.print(conclusion(results))
 
 
@@ -211,7 +211,7 @@ def print_witnesses(all_accounts: list[Accounts]) -> bool:
             table.add_row(name, accounts.mode, *_cells(row))
     console.print(table)
     for sentence in dict.fromkeys(d.unavailable for d in all_accounts if d.unavailable):
-        console.print(f"The kernel's witness is missing. {sentence}")
+        console.print(f"The kernel's witness is missing. {printable(sentence)}", markup=False)
     agree = all(row.agrees is not False for one in all_accounts for row in one.quantities)
     if not agree:
         console.print("The witnesses DISAGREE: do not believe these counts.")
@@ -237,7 +237,7 @@ def _cells(row: Quantity) -> tuple[str, str, str, str]:
 
 
 def _console() -> Console:
-    stream = unheard(sys.stdout)
+    stream = unheard(sys.stdout, raw=True)
     console = Console(file=stream, highlight=False)
     if console.is_terminal:
         return console

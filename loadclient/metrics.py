@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from loadclient.histogram import Histogram
 from loadclient.protocol import Latencies, Snapshot
+from loadclient.streams import printable
 from loadclient.totals import Frames, all_lag
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class LiveMetrics(Collector):
     """Collects from the last look at the run; `enter` and `look` make it an observer."""
 
     def __init__(self, mode: str) -> None:
-        self._labels = [mode, ""]
+        self._labels = [printable(mode), ""]  # the server's own word for it
         self._phase = ""
         self._total = Snapshot()
         self._received = 0

@@ -27,7 +27,7 @@ class LiveLine:
     """Shows a run as it goes; on something that is not a terminal, without control codes."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = unheard(stream)
+        self._stream = unheard(stream, raw=True)
         self._console = Console(file=self._stream, highlight=False)
         self._bar: Progress | None = None
         self._phase = ""

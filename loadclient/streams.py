@@ -2,25 +2,38 @@
 
 Rule: a run costs minutes and its result is a file and an exit code. Whoever watches it (a pipe, a
 terminal, a log on a full disk) may go away; that takes nothing from the result.
+
+And what is shown may be the words of a server or of somebody's file: `printable` lets no control
+character of theirs reach a terminal. `unheard` does so for all text but that of a bar or a table,
+which moves the cursor itself; what goes into those has to be made printable before.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO, cast
 
 FAILURES = (OSError, ValueError)  # full or broken; closed by Python
+# C0 but tab and newline, DEL, C1, and what turns the direction of text or breaks its lines.
+CONTROL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return *text* with its control characters spelled out: they are to be seen, not obeyed."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class _Unheard(io.TextIOBase):
     """Writes to a stream as long as that works, and then to nobody."""
 
-    def __init__(self, stream: TextIO | None) -> None:
+    def __init__(self, stream: TextIO | None, *, raw: bool) -> None:
         self._stream = stream
+        self._raw = raw
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # there it can be assigned to
@@ -35,7 +48,7 @@ class _Unheard(io.TextIOBase):
     def write(self, text: str, /) -> int:
         if self._stream is not None:
             try:
-                self._stream.write(text)
+                self._stream.write(text if self._raw else printable(text))
             except UnicodeEncodeError:  # a run's name in a locale that cannot say it
                 self.write(text.encode("ascii", "replace").decode())
             except FAILURES:
@@ -60,9 +73,12 @@ class _Unheard(io.TextIOBase):
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
-def unheard(stream: TextIO | None) -> TextIO:
-    """Return *stream* (None if there is none) as one that never fails."""
-    return cast("TextIO", _Unheard(stream))
+def unheard(stream: TextIO | None, *, raw: bool = False) -> TextIO:
+    """Return *stream* (None if there is none) as one that never fails.
+
+    *raw* is for who draws: control characters pass.
+    """
+    return cast("TextIO", _Unheard(stream, raw=raw))
 
 
 def open_missing() -> None:

@@ -171,7 +171,7 @@ def _measured(options: CompareOptions, path: Path, raw: store.Raw, network: Netw
         f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} "
         f"done, about {spoken(expected + probing)}; raw slices in {path}"
     )
-    stream = None if options.quiet else unheard(sys.stderr)
+    stream = None if options.quiet else unheard(sys.stderr, raw=True)
     with StudyProgress(stream, len(done), to_come, expected, afterwards=probing) as progress:
         daemons = _daemons(raw.header, network)
         return Bench(design, path, daemons, progress, network).measure(done)

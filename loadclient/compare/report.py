@@ -32,7 +32,7 @@ SEEN_BY_THE_KERNEL = (
 
 def text(study: Study, width: int = WIDTH) -> str:
     """Return the whole report."""
-    console = Console(file=io.StringIO(), width=width, highlight=False)
+    console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=False)
     for part in _parts(study):
         console.print(part, soft_wrap=isinstance(part, str), markup=False)
     file = console.file

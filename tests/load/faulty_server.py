@@ -17,6 +17,7 @@ EVERY = 40  # messages from one misdeed to the next
 VICTIM = 2  # the client that suffers from the faults that hit only one
 SLOW_SECONDS = 0.005  # for each message: 200 a second
 LATE_SECONDS = 2.5  # longer than the client takes for a sign that nothing more will come
+ESCAPES = "\x1b]0;mine\x07\x1b[2J\x9b31m\x7f\r\u202e"  # a title, no screen, red, and backwards
 LINGER_ABORT = struct.pack("ii", 1, 0)
 ASKING_SECONDS = 5
 COUNTERS = """HTTP/1.0 200 OK
@@ -84,7 +85,10 @@ class Server:
             sock.settimeout(ASKING_SECONDS)
             sock.recv(65536)
             owed = sum(len(client.outbox) for client in self.clients)
-            sock.sendall((COUNTERS % (self.messages, owed)).encode())
+            text = COUNTERS % (self.messages, owed)
+            if self.fault == "escapes":
+                text = text.replace('"et"', f'"et{ESCAPES}"')
+            sock.sendall(text.encode())
 
     def accept(self, listener: socket.socket) -> None:
         sock, _ = listener.accept()
@@ -93,8 +97,9 @@ class Server:
         if self.fault == "never-reads":
             self.clients.append(Client(sock, self.accepted))  # kept open, never looked at
             return
-        if self.fault == "full" and self.accepted > 2:
-            sock.send(b"[etltd] too many connections\n")
+        if self.fault in {"full", "escapes"} and self.accepted > 2:
+            words = ESCAPES if self.fault == "escapes" else ""
+            sock.send(f"[etltd] {words}too many connections\n".encode())
             sock.close()
             return
         client = Client(sock, self.accepted)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from loadclient.cli import main
+from loadclient.result import RunResult
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 FULL = ("--verify", "full")
+HOSTILE = set("\x1b\x07\x9b\x7f\r\u202e")
 BRIEF = ("--drain-timeout", 2)  # where the last messages never come
 
 
@@ -202,6 +206,35 @@ def test_a_server_that_turns_clients_away_is_quoted(
 
     assert outcome.code == 4
     assert "[etltd] too many connections" in outcome.reasons
+
+
+@pytest.mark.parametrize("quiet", [(), ("--quiet",)], ids=["told", "quiet"])
+def test_what_a_server_says_is_shown_and_not_obeyed(
+    faulty: Callable[[str], FaultyServer], load: Callable[..., Outcome], quiet: tuple[str, ...]
+) -> None:
+    """Its notice and its name of the mode could clear the screen, or pose as a valid run."""
+    server = faulty("escapes")
+    outcome = load(server.port, "--server-metrics", server.counters, *quiet)
+
+    assert outcome.code == 4
+    shown = outcome.out + outcome.err
+    assert "\\x1b[2J" in shown
+    assert not set(shown) & HOSTILE
+    assert "\x1b" in outcome.reasons, "the record has it as it was, escaped by JSON"
+
+
+def test_stored_words_are_shown_and_not_obeyed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A result may come from anybody: `report` is no way to their reader's terminal."""
+    path = tmp_path / "result.json"
+    path.write_text(RunResult(run_id="\x1b[2Jmine", invalid_reasons=["\x9b31m"]).to_json())
+
+    with pytest.raises(SystemExit):
+        main(["report", str(path)])
+
+    assert "\\x1b[2Jmine" in (shown := capfd.readouterr().out)
+    assert not set(shown) & HOSTILE
 
 
 def test_nobody_at_the_address_is_one_sentence(load: Callable[..., Outcome]) -> None:

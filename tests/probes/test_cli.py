@@ -234,6 +234,27 @@ def test_once_prints_a_table_and_json_of_the_same_run(workload: Callable[..., An
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
+def test_a_process_that_names_itself_with_escapes_moves_no_cursor(form: tuple[str, ...]) -> None:
+    """The whole way, from the process that chose the name to the terminal."""
+    code = (
+        r"open('/proc/self/comm', 'wb').write(b'\x1b[2J[/b]\r\xc2\x9b');"
+        "print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as named:
+        assert named.stdout is not None
+        named.stdout.readline()
+        result = run("--once", "--pid", str(named.pid), "--duration", "0.1", *form)
+        named.kill()
+
+    assert result.returncode == 0, result
+    assert r"\x1b[2J[/b]\r\x9b" in result.stdout.replace(r"\\", "\\")
+    assert not set("\x1b\r\x9b") & set(result.stdout + result.stderr)
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 def test_a_reader_that_has_gone_is_no_traceback(
     form: tuple[str, ...], workload: Callable[..., Any]
 ) -> None:

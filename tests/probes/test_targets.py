@@ -63,6 +63,23 @@ def test_a_name_longer_than_the_kernel_keeps_still_matches() -> None:
 
 
 @pytest.mark.parametrize(
+    ("comm", "shown"),
+    [
+        (b"\x1b[2J\n", "\\x1b[2J"),
+        (b"two\nlines\r\n", "two\\nlines\\r"),
+        (b"\xc2\x9b31m\xe2\x80\xae\n", "\\x9b31m\\u202e"),
+        (b"b\xc3\xbccher [b]\n", "b\u00fccher [b]"),
+        (b"half a \xc3\n", "half a \ufffd"),
+    ],
+)
+def test_a_name_is_shown_and_not_obeyed(comm: bytes, shown: str, proc: Path) -> None:
+    """Any process may choose its own; it comes to a terminal, a log, and a label."""
+    (proc / "7/comm").write_bytes(comm)
+
+    assert targets.read_comm(7, proc) == shown
+
+
+@pytest.mark.parametrize(
     ("comm", "mode"),
     [("etltd-et", "et"), ("etltd-lt", "lt"), ("etltd", "unknown"), ("nginx", "unknown")],
 )
