@@ -178,9 +178,11 @@ MUTANTS = [
     Mutant("a kernel that is silent has missed nothing", "ebpf/kernel.py",
            "if misses_are_told else None", "", "tests/probes/test_source.py"),
     Mutant("nobody asks whether a process can be held", "ebpf/preflight.py",
-           "os.close(os.pidfd_open(os.getpid()))", "pass", "tests/probes/test_preflight.py"),
+           "os.close(os.pidfd_open(os.getpid()))", "pass",
+           "tests/probes/test_preflight.py::test_a_seccomp_filter_is_named_whatever_it_answers"),
     Mutant("a reader of the log that has gone ends the exporter", "ebpf/cli.py",
-           "        _point_at_nothing(2)", "        raise", "tests/probes/test_cli.py"),
+           "        _point_at_nothing(2)", "        raise",
+           "tests/probes/test_cli.py::test_an_exporter_whose_log_nobody_reads_goes_on"),
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 Run it: ``python tests/bench/bench_probe_cost.py [ROUNDS]``. Needs bpf(2); not a test, since a
 shared machine's times are no claim to hold. Every round measures all arms in a new order; a cost is
 the difference of the minima, because noise only adds. `empty` is the floor: two programs that do
-nothing.
+nothing; `half` is one of them, at the return.
 """
 
 from __future__ import annotations
@@ -89,9 +89,8 @@ def nothing(_pid: int) -> Iterator[None]:
 
 
 @contextmanager
-def empty(_pid: int) -> Iterator[None]:
+def empty(*places: str) -> Iterator[None]:
     """Attach what does nothing: the kernel's own price of looking at system calls at all."""
-    places = ("sys_enter", "sys_exit")
     programs = _load("".join(f"RAW_TRACEPOINT_PROBE({name}) {{ return 0; }}\n" for name in places))
     yield
     programs.cleanup()
@@ -99,7 +98,8 @@ def empty(_pid: int) -> Iterator[None]:
 
 ARMS: dict[str, Callable[[int], object]] = {
     "bare": nothing,
-    "empty": empty,
+    "half": lambda _pid: empty("sys_exit"),
+    "empty": lambda _pid: empty("sys_enter", "sys_exit"),
     "untraced": lambda _pid: probe(Build(), os.getpid()),
     "lite": lambda pid: probe(Build(lite=True), pid),
     "full": lambda pid: probe(Build(), pid),
