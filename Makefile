@@ -1,7 +1,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs.
 BIN := .venv/bin
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --exclude-newer "1 week" pyproject.toml
-PURE := etltd/wire.py,etltd/broadcast.py,etltd/exposition.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,etltd/sanitize.py,etltd/bus/envelope.py,etltd/bus/sequence.py,etltd/bus/buffer.py,etltd/bus/backoff.py,etltd/bus/stats.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/merge.py,loadclient/histogram.py,loadclient/result.py,loadclient/stationarity.py,loadclient/voices.py,loadclient/network/conditions.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
+PURE := etltd/wire.py,etltd/broadcast.py,etltd/exposition.py,etltd/handover.py,etltd/outbox.py,etltd/trigger.py,etltd/stats.py,etltd/ratelimit.py,etltd/sanitize.py,etltd/bus/envelope.py,etltd/bus/sequence.py,etltd/bus/buffer.py,etltd/bus/backoff.py,etltd/bus/stats.py,loadclient/pacing.py,loadclient/payload.py,loadclient/ledger.py,loadclient/merge.py,loadclient/histogram.py,loadclient/protocol.py,loadclient/report.py,loadclient/result.py,loadclient/sequences.py,loadclient/series.py,loadclient/stationarity.py,loadclient/totals.py,loadclient/verdict.py,loadclient/voices.py,loadclient/network/conditions.py,loadclient/network/path.py,ebpf/decode.py,loadclient/compare/analysis.py,loadclient/compare/bisection.py,loadclient/compare/design.py,loadclient/compare/fingerprint.py,loadclient/compare/html/drawn.py,loadclient/compare/html/findings.py,loadclient/compare/html/told.py,loadclient/compare/replacements.py,loadclient/compare/report.py,loadclient/compare/simulation.py,loadclient/compare/slices.py,loadclient/compare/statistics.py,loadclient/compare/study.py,loadclient/compare/studyfile.py,loadclient/compare/verdict.py
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
@@ -55,6 +55,9 @@ soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in tur
 fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris)
 	@$(PYTHON) -m pip install -q "atheris>=3,<4"
 	@for target in $(or $(TARGET),decoder outbox batch modes); do $(PYTHON) -m tests.fire.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+
+mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about ten minutes; NAME=traps: ET's own)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/mutants.py $(NAME)
 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et

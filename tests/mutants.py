@@ -1,8 +1,11 @@
 """Remove one guard at a time; the tests must notice every time.
 
-Usage: python tests/mutants.py [NAME...]
+Usage: python tests/mutants.py [NAME... | traps]
 Each mutant is the package with one piece of text replaced, in a temporary copy of the checkout.
-A mutant that survives, or whose text is no longer found, makes this exit with 1.
+First the tests run on the copy as it is: what fails or hangs there notices nothing. Then a mutant is
+noticed if a test fails (pytest's exit code 1) or hangs; one that cannot even be imported is no
+mutant. One that survives, or whose text is no longer found, makes this exit with 1.
+`traps` are the guards of DESIGN's edge-triggered traps; they are tried at every landing.
 """
 
 from __future__ import annotations
@@ -11,11 +14,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 40  # a mutant may hang: that is noticing too; the tests need about five
+PATIENCE = 4  # times what they took unmutated, on a machine that is slower than that
+NOTICED = 1  # pytest: tests ran, and some failed
 
 
 @dataclass(frozen=True)
@@ -186,33 +192,63 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def survives(mutant: Mutant, copy: Path) -> bool:
-    """Run the tests on *mutant*; return whether they all pass."""
+TRAPS = {
+    "ET forgets an unfinished turn",  # bytes stranded by a bounded read
+    "a short read ends a turn in spite of a hang-up",  # the end of input, lost
+    "a hang-up is forgotten after its tick",
+    "a condemned peer is closed at once",  # a reused descriptor
+    "lack of descriptors is retried at once",  # accept at EMFILE
+    "OUT counts without anything owed",  # the spurious OUT
+}
+
+
+def run(tests: str, copy: Path, seconds: float) -> int | None:
+    """Run *tests* on the copy; return pytest's exit code, or None if it hangs."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
+    try:
+        done = subprocess.run(command, cwd=copy, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return done.returncode
+
+
+def baseline(tests: str, copy: Path) -> float:
+    """Return how long *tests* may take on a mutant; leave if they fail without one."""
+    began = time.monotonic()
+    code = run(tests, copy, PATIENCE * SECONDS)
+    if code != 0:
+        sys.exit(f"{tests} fails or hangs on the code as it is ({code}): it cannot notice anything")
+    return max(SECONDS, PATIENCE * (time.monotonic() - began))
+
+
+def survives(mutant: Mutant, copy: Path, seconds: float) -> bool:
+    """Run the tests on *mutant*; return whether they let it pass."""
     target = copy / mutant.file
     original = target.read_text()
     if original.count(mutant.old) != 1:
         print(f"STALE     {mutant.name}: its text is there {original.count(mutant.old)} times")
         return True
     target.write_text(original.replace(mutant.old, mutant.new))
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.tests]
-    try:
-        done = subprocess.run(command, cwd=copy, capture_output=True, timeout=SECONDS, check=False)
-        passed = done.returncode == 0
-    except subprocess.TimeoutExpired:
-        passed = False
+    code = run(mutant.tests, copy, seconds)
     target.write_text(original)
-    print(f"{'SURVIVED' if passed else 'noticed'}  {mutant.name}", flush=True)
-    return passed
+    noticed = code in {NOTICED, None}
+    how = "hang" if code is None else f"exit code {code}"
+    print(f"{'noticed' if noticed else 'SURVIVED'}  {mutant.name} ({how})", flush=True)
+    return not noticed
 
 
 def main() -> int:
     """Try every mutant, or those named."""
-    wanted = [m for m in MUTANTS if not sys.argv[1:] or m.name in sys.argv[1:]]
+    asked = TRAPS if sys.argv[1:] == ["traps"] else set(sys.argv[1:])
+    if unknown := asked - {mutant.name for mutant in MUTANTS}:
+        sys.exit(f"no such mutant: {', '.join(sorted(unknown))}")
+    wanted = [mutant for mutant in MUTANTS if not asked or mutant.name in asked]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "etlt"
         kept_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".hypothesis", "*.lock")
         shutil.copytree(ROOT, copy, ignore=kept_out)
-        alive = [mutant.name for mutant in wanted if survives(mutant, copy)]
+        seconds = {tests: baseline(tests, copy) for tests in {m.tests for m in wanted}}
+        alive = [m.name for m in wanted if survives(m, copy, seconds[m.tests])]
     print(f"{len(wanted) - len(alive)} of {len(wanted)} mutants noticed")
     return 1 if alive else 0
 

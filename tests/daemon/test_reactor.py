@@ -248,7 +248,7 @@ def test_bytes_left_by_a_bounded_read_are_not_stranded(make_rig: Callable[..., R
     anna, bert = rig.dial_many(2)
 
     anna.say(b"0123456789\n" * 50)
-    rig.tick_until(lambda: bert.hear().count(b"\n") == 50)
+    rig.tick_until(lambda: bert.hear().count(b"\n") == 50, max_ticks=100)
 
     assert bert.inbox == b"[USER1] 0123456789\n" * 50
 

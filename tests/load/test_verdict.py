@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import pytest
 
+from loadclient.clocks import Clock
 from loadclient.histogram import Histogram
-from loadclient.ledger import Account, Closed, Profile
+from loadclient.ledger import Account, Churned, Closed, Profile
 from loadclient.options import Options
 from loadclient.pacing import Schedule
 from loadclient.protocol import Latencies, Settled, Snapshot
 from loadclient.report import summary
+from loadclient.result import RunResult
 from loadclient.runner import Evidence
+from loadclient.series import as_csv
 from loadclient.server import Reading
-from loadclient.totals import Rest
+from loadclient.stationarity import Windows
+from loadclient.totals import Frames, Rest
 from loadclient.verdict import Verdict
-
-if TYPE_CHECKING:
-    from loadclient.result import RunResult
 
 OPTIONS = Options(conns=2, duration=1, rate=10)
 SENT = 640  # ten messages of 64 bytes
@@ -299,3 +299,89 @@ def test_a_threshold_that_was_not_measured_says_so() -> None:
     result = judged(replace(OPTIONS, max_p99=5.0), settled=[settled(latencies=empty)])
 
     assert "FAILED        max_p99 5, not measured" in summary(result)
+
+
+def test_a_server_that_changed_in_mid_phase_is_a_warning() -> None:
+    changed = Windows(sums=[0.0] * 8 + [8.0] * 8, counts=[1] * 16)
+    found = judged(settled=[settled(windows=changed)]).warnings
+
+    assert [text.split(":")[0] for text in found] == ["not stationary"]
+
+
+CHURNING = replace(OPTIONS, churn=4.0, server_metrics="http://127.0.0.1:1/metrics")
+
+
+def test_who_came_and_went_is_accounted_for_by_the_servers_counters() -> None:
+    came = Churned(dialled=3, connected=3, received=28, lived_ns=750_000_000)
+    counted = {
+        "before": reading(),
+        "after": reading(messages_received_total=20, messages_enqueued_total=50),
+        "settled": [settled(churned=came)],
+    }
+    known = judged(CHURNING, settled=counted["settled"]).churn
+    joined = judged(CHURNING, **counted).churn
+    blind = judged(CHURNING, **counted, schedule=None).churn
+
+    assert (known["connected"], "owed" in known) == (3, False)
+    assert (joined["owed"], joined["left_behind"]) == (30, 2)
+    assert joined["owed_at_most"] < blind["owed_at_most"] == 60, "3 times all 20 messages"
+
+
+def test_those_that_the_server_put_out_count_from_the_warm_up_on() -> None:
+    """Their copies are owed to nobody, and the ledger would not balance."""
+    put_out = {"connections_closed_total": {"slow_consumer": 2.0}}
+    first, after = reading(), replace(reading(), counters=put_out)
+    verdict = Verdict(OPTIONS, evidence(first=first, before=after, after=after))
+
+    assert verdict._evicted() == 2
+
+
+def test_a_part_keeps_what_the_merge_needs() -> None:
+    options = replace(OPTIONS, part="2/2", start_at=1.0, run_id="both")
+    prefixes = dict.fromkeys(range(4), 8)
+    clock = Clock("boot", None)
+    part = judged(options, prefix_bytes=prefixes, clock=clock).part
+    unbegun = judged(options, prefix_bytes=prefixes, clock=clock, schedule=None)
+
+    assert (part["number"], part["of"], len(part["accounts"])) == (2, 2, 2)
+    assert unbegun.part is not None
+    assert judged().part is None
+
+
+def test_the_text_has_what_was_lost_and_who_came_and_went() -> None:
+    result = RunResult(
+        run_id="a",
+        lost=3,
+        lost_by_reason={"closed": 3, "dropped": 0},
+        churn={"connected": 5, "received": 7, "owed": 9, "left_behind": 2},
+        merged={"parts": 2, "clock_uncertainty_seconds": 0.002},
+    )
+    unset = replace(
+        result, lost_by_reason={}, merged={"parts": 2, "clock_uncertainty_seconds": None}
+    )
+    told = summary(result)
+
+    assert "lost 3 (3 closed); of those looked at (sampled): duplicated 0" in told
+    assert "5 connections received 7 copies; the server owed them 9 and 2 were still" in told
+    assert "of 2 parts, whose clocks may differ by up to 2 ms" in told
+    assert "lost 3 (none)" in summary(unset)
+    assert "up to an unknown time: not all of their clocks are set" in summary(unset)
+
+
+def test_the_series_has_a_row_for_each_look_and_its_own_seconds_latency() -> None:
+    """A row of totals' percentiles would hide a stall behind everything before it."""
+    first = Latencies(histogram(1_000_000), histogram(), histogram(1), histogram())
+    both = Latencies(histogram(1_000_000, 9_000_000), histogram(), histogram(1, 3), histogram())
+    looks = [
+        (1.0, Snapshot(now_ns=10**9, sent=2, received_bytes=144, latencies=first)),
+        (1.5, Snapshot(now_ns=10**9)),
+        (2.0, Snapshot(now_ns=2 * 10**9, sent=4, received_bytes=288, latencies=both)),
+        (3.0, Snapshot(now_ns=3 * 10**9, sent=4, received_bytes=288, latencies=both)),
+    ]
+    rows = as_csv(looks, 0, Frames.of({0: 8, 1: 8}, OPTIONS.voices)).splitlines()
+    table = [dict(zip(rows[0].split(","), row.split(","), strict=True)) for row in rows[1:]]
+
+    assert [row["seconds"] for row in table] == ["1.000", "2.000", "3.000"]
+    assert [row["received"] for row in table] == ["2", "4", "4"]
+    assert float(table[1]["latency_p50_seconds"]) == pytest.approx(0.009, rel=0.05)
+    assert table[2]["latency_p50_seconds"] == ""

@@ -20,8 +20,8 @@ import pytest
 
 from loadclient.cli import main
 from loadclient.compare.design import compared, quick, with_control
-from loadclient.compare.html import page, write_html
-from loadclient.compare.html.findings import reported
+from loadclient.compare.html import drawn, findings, page, write_html
+from loadclient.compare.html.findings import PRIMARY, reported
 from loadclient.compare.html.plots import bucket, decade_ticks, ratio_ticks
 from loadclient.compare.report import text as told
 from loadclient.compare.simulation import World, simulated_study
@@ -357,6 +357,16 @@ def test_the_command_draws_a_stored_study_again(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(stored), "--html", str(drawn)])
     assert "simulated-3" in drawn.read_text()
+
+
+def test_a_cell_without_its_measure_says_so() -> None:
+    """An empty place on the page looks like no difference."""
+    cell, whole = next(iter(reported(small())))
+    bare = replace(whole, effects=(), sentence="too few pairs")
+
+    assert findings.sentence(cell, bare) == "too few pairs"
+    assert findings._direction(None) is None
+    assert drawn._interval((cell, bare), PRIMARY).text == "not measured"
 
 
 def test_the_command_tells_a_stored_study_again(
