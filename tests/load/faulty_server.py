@@ -49,6 +49,7 @@ class Server:
         self.held: tuple[Client, bytes] | None = None
         self.late: list[tuple[float, Client, bytes]] = []
         self.messages = 0
+        self.of_run = 0  # messages since nobody was here: a run may be repeated
         self.accepted = 0
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         if fault == "slow":
@@ -94,6 +95,8 @@ class Server:
         sock, _ = listener.accept()
         sock.setblocking(False)
         self.accepted += 1
+        if not self.clients:
+            self.of_run = 0
         if self.fault == "never-reads":
             self.clients.append(Client(sock, self.accepted))  # kept open, never looked at
             return
@@ -127,15 +130,16 @@ class Server:
             self.greet(sender, frame)
             return
         self.messages += 1
+        self.of_run += 1
         if self.fault == "slow":
             sleep(SLOW_SECONDS)
-        guilty = self.messages % EVERY == 0
+        guilty = self.of_run % EVERY == 0
         fault = self.fault
         if fault == "reorder":
             self.reorder(sender, frame, guilty=guilty)
         elif self.is_late(frame):
             self.late.append((monotonic() + LATE_SECONDS, sender, frame))
-        elif fault == "reset" and self.messages == EVERY:
+        elif fault == "reset" and self.of_run == EVERY:
             victim = self.clients[VICTIM]
             victim.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)
             self.drop(victim)
@@ -182,8 +186,8 @@ class Server:
     def is_late(self, frame: bytes) -> bool:
         """Tell whether this message is to be held: the last ones, one alone, or all unmarked."""
         return (
-            (self.fault == "late-end" and self.messages > 150)
-            or (self.fault == "late-once" and self.messages == EVERY)
+            (self.fault == "late-end" and self.of_run > 150)
+            or (self.fault == "late-once" and self.of_run == EVERY)
             or (self.fault == "late-unmarked" and b"] e" not in frame)
         )
 
