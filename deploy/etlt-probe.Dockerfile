@@ -26,7 +26,8 @@ WORKDIR /src
 # requirements-bus.lock: with what --bus needs.
 ARG REQUIREMENTS=requirements.lock
 COPY ${REQUIREMENTS} requirements.lock
-RUN /opt/pip/bin/pip --python /opt/etlt/bin/python install --require-hashes --only-binary :all: -r requirements.lock
+# nkeys, which --bus needs, is pure Python and published as source alone.
+RUN /opt/pip/bin/pip --python /opt/etlt/bin/python install --require-hashes --only-binary :all: --no-binary nkeys -r requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY etltd etltd
 COPY loadclient loadclient

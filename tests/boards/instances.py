@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAMES = ("a", "b")
 SAYS = {"lt a": 1, "lt b": 3, "et a": 8, "et b": 20}  # messages each time
-TIMES, PAUSE_SECONDS = 40, 0.15
+TIMES, PAUSE_SECONDS = 30, 0.15
 MAX_PAYLOAD = 2048
 PATIENCE_SECONDS = 60.0
 

@@ -21,6 +21,7 @@ class Images:
 
     base: str
     etlt: str
+    with_bus: str
     probe: str
     prometheus: str
 
@@ -45,9 +46,12 @@ def images(engine: Engine) -> Images:
     etlt = engine.build("etlt-test/etlt", deploy / "Dockerfile", BASE_IMAGE=base)
     with ThreadPoolExecutor() as pool:  # by now the first stages, which both share, are built
         prometheus = pool.submit(standins.prometheus, engine, base)
+        arguments = {"BASE_IMAGE": base, "REQUIREMENTS": "requirements-bus.lock"}
+        dockerfile = deploy / "Dockerfile"
+        bus = pool.submit(engine.build, "etlt-test/etlt-bus", dockerfile, **arguments)
         file = deploy / "etlt-probe.Dockerfile"
         probe = engine.build("etlt-test/etlt-probe", file, BASE_IMAGE=base)
-        return Images(base, etlt, probe, prometheus.result())
+        return Images(base, etlt, bus.result(), probe, prometheus.result())
 
 
 @pytest.fixture

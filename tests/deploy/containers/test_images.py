@@ -116,6 +116,20 @@ def test_the_image_says_what_it_is_and_is_small(
     assert known[images.probe]["Size"] < 800 * MEGABYTE
 
 
+def test_the_image_for_a_bus_has_what_it_takes_and_the_usual_one_says_what_is_missing(
+    containers: Engine, images: Images
+) -> None:
+    """The library is there if it goes on trying to reach a server that is not."""
+    words = ("--mode", "et", "--bus", "nats://127.0.0.1:9")
+    able = containers.start(*HARDENED, *LIMITS, images.with_bus, *words)
+    unable = containers.start(*HARDENED, *LIMITS, images.etlt, *words)
+
+    until(lambda: "no connection to NATS" in able.logs(), PATIENCE_SECONDS)
+    assert able.state["Status"] == "running"
+    until(lambda: unable.state["Status"] == "exited", PATIENCE_SECONDS)
+    assert "--bus needs nats-py" in unable.logs()
+
+
 def test_a_loop_that_hangs_is_unhealthy_and_one_that_goes_on_is_not(
     daemon: Callable[..., Container], engine: Engine
 ) -> None:
