@@ -16,7 +16,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.bench.rivals import Rival, daemon
 from tests.bench.versus import LOADS, compare, hurry
 
-VERSION = "import platform; print(platform.python_version())"
+VERSION = """
+import platform, sys
+jit = " JIT" if hasattr(sys, "_jit") and sys._jit.is_enabled() else ""
+print(platform.python_version() + jit)
+"""
 
 
 def under(program: str, mode: str, first: str) -> Rival:
@@ -43,7 +47,7 @@ def main() -> None:
         first = ""
         for program in given.pythons:
             rivals.append(under(program, mode, first))
-            first = first or rivals[-1].name.partition(" ")[0]
+            first = first or rivals[-1].name.removesuffix(f" {mode}")
     for name in given.loads:
         compare(name, rivals, given.rounds, given.seconds)
 
