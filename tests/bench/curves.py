@@ -65,12 +65,12 @@ AXES = (
         (11, 100, 1000, 5000, 15000),
     ),
     Axis("senders (500 clients, window 500, 64 B)", "-c500 -t{} -w500", (1, 5, 20, 100, 500)),
-    Axis("bytes of a message (100 clients, window 100)", "-c100 -w100 -b{}", (64, 512, 2048, 8000)),
+    Axis("bytes each (100 clients, window 100)", "-c100 -w100 -b{}", (64, 512, 2048, 8000)),
 )
 OUTCOMES = (
     Outcome("deliveries per second", speed),
     Outcome("server CPU per delivery, ns", lambda run: cost(run) * 1e9),
-    Outcome("latency p99 at a full window, ms", lambda run: run["latency"]["p99"] * 1e3),
+    Outcome("p99 at a full window, ms", lambda run: run["latency"]["p99"] * 1e3),
     Outcome("server's peak memory, MiB", lambda run: run["peak_bytes"] / 2**20),
 )
 Curves = dict[tuple[Axis, int, str], list[Run]]
@@ -81,8 +81,12 @@ PAGE = """<!doctype html>
 :root {{ --ink: #1b1b1b; --dim: #5c5c5c; --grid: #e4e4e4; --et: #0068b0; --lt: #c25400;
   --page: #fff; }}
 body {{ color: var(--ink); background: var(--page); font: 15px/1.5 sans-serif; margin: 1.5rem; }}
-.row {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-svg {{ max-width: 100%; }} td, th {{ padding: 0 .8em; text-align: right; }}
+.row {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(270px, 1fr)); }}
+svg {{ display: block; height: auto; max-width: 340px; width: 100%; }}
+svg text {{ font: 12px Arial, Helvetica, "Liberation Sans", sans-serif; }}
+svg text:not([fill]) {{ fill: var(--ink); }}
+svg line:not([stroke]) {{ stroke: var(--grid); }}
+td, th {{ padding: 0 .8em; text-align: right; }}
 </style>
 <h1>Scaling curves</h1>
 <p>{how}</p><p>{key}</p>
@@ -111,7 +115,7 @@ def drawing(runs: Curves, axis: Axis, outcome: Outcome) -> Markup:
         for name in SERVERS
     }
     flat = [figure for points in seen.values() for point in points for figure in point]
-    low, high = min(flat) / 1.2, max(flat) * 1.2
+    low, high = min(flat) / 1.6, max(flat) * 1.6
     x = alt.X(
         "x:Q",
         scale=alt.Scale(type="log", nice=False),
@@ -154,7 +158,10 @@ def page(runs: Curves, rounds: int) -> str:
         for axis in AXES
     )
     rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in table(runs))
-    key = ", ".join(f"{look.glyph} {html.escape(name)}" for name, look in SERVERS.items())
+    key = ", ".join(
+        f'<span style="color: {look.color}">{look.glyph}</span> {html.escape(name)}'
+        for name, look in SERVERS.items()
+    )
     how = f"Medians and ranges of {rounds} rounds. {html.escape((__doc__ or '').split('`)')[1])}"
     head = "".join(f"<th>{name}" for name in ("", "", "server", *(one.name for one in OUTCOMES)))
     return PAGE.format(how=how, key=key, figures=figures, head=head, rows=rows)
