@@ -21,7 +21,7 @@ from tests.bench.rivals import RIVALS, running
 
 SHAPES = {
     "all-to-all, 500 x 10 msg/s": "--conns=500 --rate=10",
-    "all-to-all, 500 x 10 msg/s, every line parsed": "--conns=500 --rate=10 --verify=full",
+    "all-to-all, 200 x 10 msg/s, every line parsed": "--conns=200 --rate=10 --verify=full",
     "100 x 20 msg/s x 512 B": "--conns=100 --rate=20 --msg-bytes=512",
     "one to 500, 500 msg/s": "--conns=501 --senders=1 --rate=500",
     "one to one, 2,000 msg/s": "--conns=2 --senders=1 --rate=2000",
