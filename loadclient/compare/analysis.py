@@ -39,7 +39,7 @@ Pair = tuple["Slice", "Slice"]
 def analyse(design: Design, slices: Iterable[Slice]) -> tuple[Fitness, tuple[CellReport, ...]]:
     """Return what the slices say, cell by cell, in the design's order."""
     slices = list(slices)
-    court = Court(design, comparisons(design))
+    court = Court(design, max(1, comparisons(design)))
     drafts = [_draft(cell, slices, court) for cell in design.cells]
     asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
              if not cell.control}  # fmt: skip
@@ -183,9 +183,8 @@ def _corrected(drafts: Sequence[CellReport]) -> dict[str, tuple[Effect, ...]]:
 
 def _as_strictly(control: CellReport, court: Court) -> CellReport:
     """Return the A/A arm's effects, each p corrected as the strictest of the questions' is."""
-    times = max(1, court.comparisons)
     effects = (
-        replace(effect, p_holm=None if effect.p is None else min(1.0, times * effect.p))
+        replace(effect, p_holm=None if effect.p is None else min(1.0, court.comparisons * effect.p))
         for effect in control.effects
     )
     return replace(control, effects=tuple(effects))

@@ -149,6 +149,7 @@ STRAINS = (  # of one who could not keep up, or was not counted; any other reaso
     "less than 99 % of the offered messages were sent",
     "the daemon's counters were not joined",
 )
+SEEN_IN_MESSAGES = ("duplicated", "reordered", "damaged")  # said before what merely adds up wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,7 +192,8 @@ class Slice:
     def misbehaviour(self) -> str:
         """What the daemon did that nothing about it excuses, if anything: it lost, repeated..."""
         excusable = (*MACHINES, *CLIENTS, *STRAINS)
-        return next((one for one in self.reasons if not one.startswith(excusable)), "")
+        whys = [one for one in self.reasons if not one.startswith(excusable)]
+        return min(whys, key=lambda why: not why.endswith(SEEN_IN_MESSAGES), default="")
 
     @property
     def is_spoiled(self) -> bool:

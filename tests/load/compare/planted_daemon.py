@@ -1,4 +1,4 @@
-"""The real daemon with one fault planted in it, which none of its counters says.
+"""The real daemon with one fault planted in it, which none of its counters says but one's.
 
     python planted_daemon.py FAULT python -m etltd …
 
@@ -12,11 +12,17 @@ import socket
 import sys
 from contextlib import suppress
 from time import thread_time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etltd.__main__ import main
+from etltd.connection import Connection
 from etltd.reactor import Reactor
+from etltd.trigger import READ, EdgeTriggered
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GUILTY_WRITE = 5  # of each connection: after the hello, and not the last
 DELAY_SECONDS = 0.004  # of processor time, for each tick that has something to do
 
 
@@ -62,7 +68,61 @@ def read_twice_and_count() -> None:
     Reactor._read = twice
 
 
-FAULTS = {"delay": delay_each_tick, "read-twice": read_twice, "counted": read_twice_and_count}
+def level_triggered_after_all() -> None:
+    """Say "et", and read until there is nothing, but register as LT does, without a MOD."""
+    EdgeTriggered.mask = lambda *_, **__: READ  # type: ignore[method-assign]
+
+
+class LyingSocket:
+    """A socket that says it sent what it was given, and once did something else with it."""
+
+    def __init__(self, sock: socket.socket, fault: str) -> None:
+        self._sock, self._fault = sock, fault
+        self._writes = 0
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def send(self, data: Any) -> int:
+        self._writes += 1
+        guilty = self._writes == GUILTY_WRITE
+        whole = bytes(data)
+        if guilty and self._fault == "duplicate":
+            whole += whole
+        elif guilty and self._fault in {"drop", "reorder"}:
+            self._held = whole if self._fault == "reorder" else b""
+            return len(data)
+        elif self._held:
+            whole, self._held = whole + self._held, b""
+        self._sock.sendall(whole)
+        return len(data)
+
+    def sendmsg(self, buffers: Any) -> int:
+        return self.send(b"".join(buffers))
+
+
+def lie(fault: str) -> Callable[[], None]:
+    """Let every connection lie once."""
+
+    def plant() -> None:
+        begin = Connection.__init__
+
+        def lying(self: Connection, sock: socket.socket, *more: Any) -> None:
+            begin(self, LyingSocket(sock, fault), *more)  # type: ignore[arg-type]
+
+        Connection.__init__ = lying  # type: ignore[method-assign]
+
+    return plant
+
+
+FAULTS = {
+    "delay": delay_each_tick,
+    "read-twice": read_twice,
+    "counted": read_twice_and_count,
+    "level": level_triggered_after_all,
+    **{fault: lie(fault) for fault in ("drop", "duplicate", "reorder")},
+}
 
 if __name__ == "__main__":
     fault, _python, _m, _etltd, *options = sys.argv[1:]
