@@ -28,6 +28,7 @@ from loadclient.compare.report import text as comparison
 from loadclient.compare.search import DEFAULTS as SEARCH_DEFAULTS
 from loadclient.compare.search import SearchOptions
 from loadclient.compare.search import search as perform_search
+from loadclient.compare.store import BAD_DATA, plain, why
 from loadclient.compare.study import Study
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import DaemonFailedError
@@ -191,7 +192,7 @@ def report(*files: Path, html: File = None) -> int:
     ----------
     files:
         What `loadclient run --json`, `merge` or `compare` wrote: the .json, not the .jsonl of raw
-        slices.
+        slices. Compressed by xz, too.
     html:
         Draw the page of the comparison here, instead of its text.
     """
@@ -214,14 +215,18 @@ def _stored(file: Path) -> RunResult | Study:
 
     Raises UsageError, and OSError.
     """
+    study = read_study(file)
+    if html is None:
+        tell(study)
+        return EXIT_OK
     try:
-        text = file.read_text(encoding="utf-8")
+        text = plain(file)
         found = json.loads(text)
         is_run = isinstance(found, dict) and found.get("schema") == RUN_SCHEMA
         return RunResult.from_json(text) if is_run else Study.from_json(text)
-    except (KeyError, TypeError, ValueError) as error:
+    except BAD_DATA as error:
         raise UsageError(
-            f'"{file}" is not a stored comparison, nor a stored run: {error}.'
+            f'"{file}" is not a stored comparison, nor a stored run: {why(error)}.'
         ) from error
 
 

@@ -96,15 +96,9 @@ def compare(options: CompareOptions) -> int:
     with Interrupts():
         with _network(raw.header.design) as network:
             raw = _linked(raw, network)
-            if options.resume:
-                store.mend(path)
-            else:
+            if not options.resume:
                 store.begin(path, raw.header)
-            try:
-                complete, kernel, woken = _all_measured(options, path, raw, network)
-            except (*FAILURES, KeyboardInterrupt):
-                _say_how_to_resume(path)
-                raise
+            complete, kernel, woken = _measured_alone(options, path, raw, network)
         study = assemble(store.read(path), kernel, complete=complete, contention=contention)
         study = replace(study, woken=woken)
         _report(options, study, _result_path(options, path))
@@ -143,6 +137,21 @@ def _linked(raw: store.Raw, made: Network | None) -> store.Raw:
         )
     found = Link(netem=str(made.conditions), emulation=name, because=made.emulation.because)
     return replace(raw, header=replace(raw.header, link=found))
+
+
+def _measured_alone(
+    options: CompareOptions, path: Path, raw: store.Raw, network: Network | None
+) -> tuple[bool, tuple[KernelCounts, ...], tuple[Woken, ...]]:
+    """Measure what is missing, as the only one, and say how to go on if that fails."""
+    with store.alone(path):
+        store.mend(path)
+        if options.resume:
+            raw = replace(raw, slices=store.read(path).slices)
+        try:
+            return _all_measured(options, path, raw, network)
+        except (*FAILURES, KeyboardInterrupt):
+            _say_how_to_resume(path)
+            raise
 
 
 def _all_measured(

@@ -8,17 +8,31 @@ counts.
 from __future__ import annotations
 
 import json
+import lzma
 import os
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from fcntl import LOCK_EX, LOCK_NB, flock
 from typing import TYPE_CHECKING, Any
 
-from loadclient.compare.study import Design, Link, Slice, design_from, link_from, record
+from loadclient.compare.design import doubts
+from loadclient.compare.study import (
+    Design,
+    Link,
+    Slice,
+    design_from,
+    link_from,
+    record,
+)
 from loadclient.options import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SCHEMA = "etlt.slices/1"
+XZ = b"\xfd7zXZ"
+BAD_DATA = (ValueError, KeyError, TypeError, AttributeError, RecursionError, lzma.LZMAError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,18 +94,57 @@ def read(path: Path) -> Raw:
         first, *rest = path.read_text().split("\n")
         stored = json.loads(first)
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
-            raise ValueError(f'its first line is not of "schema": "{SCHEMA}"')  # noqa: TRY301
+            raise ValueError(f'its first line is not of "schema": "{SCHEMA}"')
         header = record(
             Header,
             stored,
             design=design_from(stored["design"]),
             link=link_from(stored.get("link")),
         )
+        _check_header(header)
         slices = [record(Slice, json.loads(line)) for line in rest[:-1]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(f'"{path}" is not a file of slices: {reason}.') from error
+    except (OSError, *BAD_DATA) as error:
+        raise UsageError(f'"{path}" is not a file of slices: {why(error)}.') from error
     return Raw(header, {one.index: one for one in slices})
+
+
+def _check_header(header: Header) -> None:
+    """Refuse what could not be gone on with. Raises ValueError."""
+    for doubt in doubts(header.design):
+        raise ValueError(doubt.rstrip("."))
+    if header.addresses and [len(one) for one in header.addresses] != [2, 2]:
+        raise ValueError("its addresses are not those of two daemons and their metrics")
+
+
+def plain(path: Path) -> str:
+    """Return the text of a file that may be compressed by xz. Raises OSError and BAD_DATA."""
+    stored = path.read_bytes()
+    return (lzma.decompress(stored) if stored.startswith(XZ) else stored).decode()
+
+
+def why(error: Exception) -> str:
+    """Say in words why data are bad."""
+    if isinstance(error, RecursionError):
+        return "it is nested without end"
+    if isinstance(error, (KeyError, TypeError, AttributeError)):
+        return f"a part of it is missing or of another kind ({error})"
+    return str(getattr(error, "strerror", None) or error)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep others from going on with the same file meanwhile.
+
+    Raises UsageError if somebody else is at it.
+    """
+    with path.open("a") as file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f'"{path}": another comparison is writing to it; wait for it, or end it.'
+            ) from None
+        yield
 
 
 def _write(file: Any, row: dict[str, Any]) -> None:

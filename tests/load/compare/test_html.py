@@ -22,10 +22,11 @@ from loadclient.cli import main
 from loadclient.compare.design import compared, quick, with_control
 from loadclient.compare.html import drawn, findings, page, write_html
 from loadclient.compare.html.findings import PRIMARY, reported
+from loadclient.compare.html.parts import capital
 from loadclient.compare.html.plots import bucket, decade_ticks, ratio_ticks
 from loadclient.compare.report import text as told
 from loadclient.compare.simulation import World, simulated_study
-from loadclient.compare.study import Cell, Design, OriginalRow, Study, Woken
+from loadclient.compare.study import OUTCOMES, Cell, Design, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
 
 if TYPE_CHECKING:
@@ -349,6 +350,15 @@ def test_the_page_refers_to_nothing_outside_itself() -> None:
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), (tag, name, value)
     assert not re.search(r"url\(|@import", text())
+
+
+def test_the_page_says_which_measures_are_exploratory() -> None:
+    assert "The other measures are exploratory" in text()
+    for outcome in OUTCOMES:
+        if outcome.lower_is_better is not None:
+            title = re.search(rf"{re.escape(capital(outcome.title))}: [^<]*", text())
+            assert title is not None, outcome.name
+            assert title[0].strip().endswith("(exploratory)") == outcome.exploratory
 
 
 def test_the_command_draws_a_stored_study_again(tmp_path: Path) -> None:

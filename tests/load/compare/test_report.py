@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
+import lzma
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 
+from loadclient.cli import main
 from loadclient.compare.design import quick
 from loadclient.compare.progress import StudyProgress, spoken
 from loadclient.compare.report import size, text
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import KernelCounts, Link, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 WIDE = 250  # so that no cell is broken into lines
 FIRST = quick().cells[0].name
@@ -31,6 +38,34 @@ def test_every_judged_effect_is_in_the_text_as_in_the_record() -> None:
                 assert effect.sentence in said
     assert study.command in said
     assert all(note in said for note in study.notes)
+
+
+def test_a_stored_study_is_told_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A study that was measured elsewhere, or yesterday, could only be drawn, and with a package."""
+    study = simulated_study(world=World(histograms=False))
+    stored = tmp_path / "study.json.xz"
+    stored.write_bytes(lzma.compress(study.to_json().encode()))
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(stored)])
+
+    assert capfd.readouterr().out == text(study)
+
+
+def test_only_the_question_itself_is_not_called_exploratory() -> None:
+    """Of four measures one finds a winner among equals more often than one in twenty does."""
+    study = simulated_study(world=World(a_over_b={FIRST: 0.4}, noise=0.01, process=0, spikes=0))
+    said = text(study, WIDE)
+    hints = [effect for effect in study.cells[0].effects if effect.exploratory]
+
+    assert [effect.outcome for effect in hints] == [
+        "latency_p50_seconds", "latency_p99_seconds", "deliveries_per_second",
+    ]  # fmt: skip
+    assert study.cells[0].effects[0].sentence == "et better"
+    assert hints[0].sentence == "et better (exploratory)"
+    assert "latency, p50 (exploratory)" in said
+    assert "server CPU per delivered message (exploratory)" not in said
+    assert "The other measures are exploratory" in said
+    assert all(json.loads(study.to_json())["cells"][0]["effects"][n]["exploratory"] for n in (1, 2))
 
 
 def test_what_was_between_client_and_daemon_is_said_at_the_top() -> None:

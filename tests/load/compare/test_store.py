@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+import lzma
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,7 @@ from loadclient.compare import store
 from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import missing
 from loadclient.compare.design import compared, plan, with_control
-from loadclient.compare.simulation import World, simulated_slices
+from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import Design
 from loadclient.options import UsageError
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 DESIGN = replace(with_control(Design(pairs=7, cells=(compared(64), compared(128)))), seed=5)
 SLICES = simulated_slices(DESIGN, World(histograms=False, invalid=0.05))
+STUDY = simulated_study(DESIGN, World(histograms=False))
 HEADER = store.Header(study_id="s", started=1.0, command="c", design=DESIGN)
 
 
@@ -104,3 +107,108 @@ def test_another_file_is_not_gone_on_with(tmp_path: Path, text: str, words: str)
 def test_no_file_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         store.read(tmp_path / "none")
+
+
+def broken(*keys: object, value: object = None, row: dict[str, object] | None = None) -> object:
+    """Return a stored study, or *row*, with something else in one place."""
+    whole = json.loads(STUDY.to_json()) if row is None else json.loads(json.dumps(row))
+    place = whole
+    for key in keys[:-1]:
+        place = place[key]
+    place[keys[-1]] = value
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (["slices"], [1], "1 is no Slice"),
+        (["slices"], [None], "null is no Slice"),
+        (["slices", 0, "sent"], "3", 'Slice: sent cannot be "3"'),
+        (["slices", 0, "valid"], 1, "Slice: valid cannot be 1"),
+        (["slices", 0, "lost"], {"x": []}, "Slice: lost cannot be"),
+        (["slices", 0, "reasons"], [2], "Slice: reasons cannot be [2]"),
+        (["environment"], None, "environment cannot be null"),
+        (["fitness"], None, "a part of it is missing or of another kind"),
+        (["cells"], [1], "a part of it is missing or of another kind"),
+        (["cells", 0, "a", "outcomes"], [], "a part of it is missing or of another kind"),
+        (["cells", 0, "effects", 0, "ratio"], "1", 'ratio cannot be "1"'),
+        (["cells", 0, "effects", 0, "ratio"], float("nan"), "NaN is no number"),
+        (["cells", 0, "effects", 0, "outcome"], "x", "not of the known outcomes"),
+        (["cells", 0, "effects"], [], "not of the known outcomes"),
+        (["kernel", 0, "cell"], "x", "the kernel's counts are of x, a: there is none"),
+    ],
+)
+def test_a_study_that_was_tampered_with_is_refused_in_a_sentence(
+    tmp_path: Path, keys: list[object], value: object, words: str
+) -> None:
+    """It ended in a traceback, after half a page or none."""
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(broken(*keys, value=value)))
+
+    with pytest.raises(UsageError, match="is not a stored comparison") as refused:
+        store.read_study(path)
+
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("stored", [b"[" * 200_000, b"\xff", store.XZ + b"nonsense", b""])
+def test_what_is_no_study_at_all_is_refused(tmp_path: Path, stored: bytes) -> None:
+    path = tmp_path / "study.json"
+    path.write_bytes(stored)
+
+    with pytest.raises(UsageError, match="is not a stored comparison"):
+        store.read_study(path)
+
+
+def test_a_study_is_read_as_it_is_stored_compressed_or_not(tmp_path: Path) -> None:
+    path = tmp_path / "study"
+    for packed in (STUDY.to_json().encode(), lzma.compress(STUDY.to_json().encode())):
+        path.write_bytes(packed)
+        assert store.read_study(path) == STUDY
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "words"),
+    [
+        (["design", "cells"], [], "a study needs at least one cell"),
+        (["design", "cells"], 5, "a part of it is missing or of another kind"),
+        (["design"], [], "a part of it is missing or of another kind"),
+        (["design", "pairs"], "x", 'Design: pairs cannot be "x"'),
+        (["design", "pairs"], 3, "no finite 95% interval"),
+        (["addresses"], [["x"]], "not those of two daemons and their metrics"),
+        (["addresses"], [1, 2], "Header: addresses cannot be [1, 2]"),
+    ],
+)
+def test_a_first_line_that_cannot_be_gone_on_with_is_refused(
+    tmp_path: Path, keys: list[object], value: object, words: str
+) -> None:
+    path = tmp_path / "raw.jsonl"
+    path.write_text(json.dumps(broken(*keys, value=value, row=asdict(HEADER))) + "\n")
+
+    with pytest.raises(UsageError, match="is not a file of slices") as refused:
+        store.read(path)
+
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("line", ["[1]", "null", '{"index": "0"}', "[" * 100_000])
+def test_a_line_that_is_no_slice_is_refused(path: Path, line: str) -> None:
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+    with pytest.raises(UsageError, match="is not a file of slices"):
+        store.read(path)
+
+
+def test_two_do_not_go_on_with_one_file(path: Path) -> None:
+    """Both would measure the same slices, and each other."""
+    with (
+        store.alone(path),
+        pytest.raises(UsageError, match="another comparison is writing to it"),
+        store.alone(path),
+    ):
+        pass
+
+    with store.alone(path):
+        assert store.read(path).header == HEADER
