@@ -41,7 +41,7 @@ def test_every_judged_effect_is_in_the_text_as_in_the_record() -> None:
 
 
 def test_a_stored_study_is_told_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """A study that was measured elsewhere, or yesterday, could only be drawn, and with a package."""
+    """A study of yesterday could only be drawn, and only with what draws it installed."""
     study = simulated_study(world=World(histograms=False))
     stored = tmp_path / "study.json.xz"
     stored.write_bytes(lzma.compress(study.to_json().encode()))
