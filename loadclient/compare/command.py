@@ -254,6 +254,8 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
     _refuse(options, {"resume", *ABOUT_THE_REPORT}, "a resumed study is already decided")
     assert options.resume is not None  # noqa: S101 - that is why we are here
     raw = store.read(options.resume)
+    for sentence in designs.doubts(raw.header.design):
+        raise UsageError(f"--resume: {sentence}")
     _check_build(raw)
     _check_folder("--json", _result_path(options, options.resume))
     return options.resume, raw

@@ -22,7 +22,6 @@ from etltd.trigger import READ, EdgeTriggered
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GUILTY_WRITE = 5  # of each connection: after the hello, and not the last
 DELAY_SECONDS = 0.004  # of processor time, for each tick that has something to do
 
 
@@ -78,25 +77,31 @@ class LyingSocket:
 
     def __init__(self, sock: socket.socket, fault: str) -> None:
         self._sock, self._fault = sock, fault
-        self._writes = 0
+        self._innocent = True
         self._held = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
     def send(self, data: Any) -> int:
-        self._writes += 1
-        guilty = self._writes == GUILTY_WRITE
         whole = bytes(data)
-        if guilty and self._fault == "duplicate":
-            whole += whole
-        elif guilty and self._fault in {"drop", "reorder"}:
-            self._held = whole if self._fault == "reorder" else b""
-            return len(data)
+        if self._innocent and b"HELLO" not in whole:  # the first write of the load
+            self._innocent = False
+            whole = self._lie(whole)
         elif self._held:
             whole, self._held = whole + self._held, b""
         self._sock.sendall(whole)
         return len(data)
+
+    def _lie(self, whole: bytes) -> bytes:
+        if self._fault == "duplicate":
+            return whole + whole
+        if self._fault == "reorder":  # two of one tick, or what comes next and this
+            lines = whole.splitlines(keepends=True)
+            if len(lines) > 1:
+                return b"".join(reversed(lines))
+            self._held = whole
+        return b""
 
     def sendmsg(self, buffers: Any) -> int:
         return self.send(b"".join(buffers))

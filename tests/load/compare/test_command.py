@@ -178,6 +178,18 @@ def test_a_study_is_not_gone_on_with_by_another_build(
     assert "--resume: the slices so far are of commit 0123abcd, and this is " in err
 
 
+def test_a_study_that_could_show_nothing_is_not_gone_on_with(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody shortened its design in the file."""
+    raw = folder / "raw.jsonl"
+    design = Design(pairs=3, cells=(compared(64),))
+    store.begin(raw, store.Header(study_id="x", started=0, command="", design=design))
+
+    assert compare("--resume", raw) == 2
+    assert "--resume: --pairs 3: at least 6" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "more", [("--quick",), ("--preset", "quick"), ("--modes", "lt,et"), ("--conns", "5")]
 )

@@ -139,9 +139,9 @@ def test_two_equal_daemons_are_not_called_different(tmp_path: Path) -> None:
     ("fault", "words"),
     [
         ("level", "connections registered, edge-triggered, but shows 0 edge-triggered, "),
-        ("drop", "planted lost 4 messages in a slice: "),
-        ("duplicate", "in a slice: 4 of the messages looked at were duplicated"),
-        ("reorder", "in a slice: 4 of the messages looked at were reordered"),
+        ("drop", "planted lost "),
+        ("duplicate", "of the messages looked at were duplicated"),
+        ("reorder", "of the messages looked at were reordered"),
     ],
 )
 def test_a_daemon_that_cheats_once_is_not_compared_and_the_fault_is_named(
@@ -152,6 +152,7 @@ def test_a_daemon_that_cheats_once_is_not_compared_and_the_fault_is_named(
 
     assert report.verdict is Kind.NOT_COMPARABLE
     assert words in report.sentence
+    assert "planted" in report.sentence
 
 
 def test_a_read_too_many_is_not_taken_for_the_mode(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from loadclient.compare.design import full, plan, quick
 from loadclient.compare.simulation import World, simulated_study
-from loadclient.compare.study import Design, Study
+from loadclient.compare.study import Design, Fitness, Study
 from loadclient.compare.studyfile import design_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def test_only_a_finished_study_that_stands_is_taken(write: Any, tmp_path: Path) 
     path = tmp_path / "study.json"
     for doubtful, why in (
         (replace(study, complete=False), "not finished"),
-        (replace(study, cells=study.cells[:1]), "judges its slices otherwise"),
+        (replace(study, fitness=Fitness()), "judges its slices otherwise"),
     ):
         path.write_text(doubtful.to_json())
         with pytest.raises(ValueError, match=why):
