@@ -215,10 +215,6 @@ def _stored(file: Path) -> RunResult | Study:
 
     Raises UsageError, and OSError.
     """
-    study = read_study(file)
-    if html is None:
-        tell(study)
-        return EXIT_OK
     try:
         text = plain(file)
         found = json.loads(text)

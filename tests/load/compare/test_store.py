@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadclient import cli
 from loadclient.compare import store
 from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import missing
@@ -147,7 +148,7 @@ def test_a_study_that_was_tampered_with_is_refused_in_a_sentence(
     path.write_text(json.dumps(broken(*keys, value=value)))
 
     with pytest.raises(UsageError, match="is not a stored comparison") as refused:
-        store.read_study(path)
+        cli._stored(path)
 
     assert words in str(refused.value)
 
@@ -158,14 +159,14 @@ def test_what_is_no_study_at_all_is_refused(tmp_path: Path, stored: bytes) -> No
     path.write_bytes(stored)
 
     with pytest.raises(UsageError, match="is not a stored comparison"):
-        store.read_study(path)
+        cli._stored(path)
 
 
 def test_a_study_is_read_as_it_is_stored_compressed_or_not(tmp_path: Path) -> None:
     path = tmp_path / "study"
     for packed in (STUDY.to_json().encode(), lzma.compress(STUDY.to_json().encode())):
         path.write_bytes(packed)
-        assert store.read_study(path) == STUDY
+        assert cli._stored(path) == STUDY
 
 
 @pytest.mark.parametrize(
