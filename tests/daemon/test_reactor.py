@@ -179,7 +179,8 @@ def test_twenty_thousand_lines_in_one_burst_then_silence(rig: Rig) -> None:
     assert bert.inbox == b"".join(b"[USER1] " + line for line in lines)
 
 
-SCRIPT: list[tuple[int, bytes | None]] = [
+RESET = object()
+SCRIPT: list[tuple[int, bytes | object | None]] = [
     (0, b"one\ntwo\nth"),
     (1, b"\r\n\n"),
     (0, b"ree\n"),
@@ -188,6 +189,8 @@ SCRIPT: list[tuple[int, bytes | None]] = [
     (3, b"bye\nunfinished"),
     (3, None),
     (0, b"many\n" * 3_000),
+    (1, b"whole\nhalf a li"),
+    (1, RESET),
     (2, b"end\n"),
 ]
 
@@ -199,16 +202,20 @@ def test_both_modes_give_every_peer_the_same_bytes() -> None:
         rig = Rig(mode)
         peers = rig.dial_many(5)
         for speaker, words in SCRIPT:
-            if words is None:
+            if words is RESET:
+                peers[speaker].reset()
+                rig.tick_until(lambda: rig.stats.connections_closed["reset"])
+            elif words is None:
                 peers[speaker].finish()
             else:
                 peers[speaker].say(words)
             rig.settle()
         transcripts.append([peer.hear() for peer in peers])
+        assert rig.stats.messages_discarded["truncated"] == 2  # unfinished, and half a li
         rig.close()
 
     assert transcripts[0] == transcripts[1]
-    assert transcripts[0][4].endswith(b"[USER3] end\n")
+    assert transcripts[0][4].endswith(b"[USER2] whole\n[USER3] end\n")
 
 
 @settings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import socket
+import struct
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -27,13 +28,14 @@ SCRIPT: list[tuple[int, bytes]] = [
     (1, bytes(range(256)) + b"\n"),
     (0, b"many\n" * 20_000),
     (3, b"bye\nunfinished"),
+    (5, b"whole\nhalf a li"),
 ]
 
 
 def play(daemon: DaemonProcess) -> list[list[bytes]]:
     """Play the script; return what each peer heard, by speaker."""
     crowd = Crowd([])
-    for _ in range(5):  # one by one, so that ids are the same in both modes
+    for _ in range(6):  # one by one, so that ids are the same in both modes
         crowd.clients += daemon.crowd(1).clients
     for speaker, words in SCRIPT:
         crowd.clients[speaker].say(words)
@@ -42,9 +44,22 @@ def play(daemon: DaemonProcess) -> list[list[bytes]]:
     crowd.until(lambda: daemon.metrics()["received_bytes_total"] == said)
     crowd.clients[3].sock.shutdown(socket.SHUT_WR)
     crowd.until(lambda: daemon.metrics()["messages_discarded_total truncated"])
-    crowd.until(
-        lambda: daemon.metrics()["sent_bytes_total"] == sum(len(c.inbox) for c in crowd.clients)
-    )
+    heard = 0  # by who is gone
+
+    def is_quiet() -> bool:
+        inboxes = sum(len(client.inbox) for client in crowd.clients)
+        return daemon.metrics()["sent_bytes_total"] == heard + inboxes
+
+    crowd.until(is_quiet)
+    broken = crowd.clients.pop(5)  # in mid-line
+    heard = len(broken.inbox)
+    broken.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    broken.sock.close()
+    crowd.until(lambda: daemon.metrics()["connections_closed_total reset"])
+    crowd.clients[0].say(b"afterwards\n")
+    crowd.until(lambda: daemon.metrics()["received_bytes_total"] == said + 11)
+    crowd.until(is_quiet)
+    assert daemon.metrics()["messages_discarded_total truncated"] == 2
     assert_ledger(daemon.quiet_metrics())
     return [by_speaker(bytes(client.inbox)) for client in crowd.clients]
 
@@ -62,9 +77,9 @@ def test_both_modes_give_every_peer_the_same_bytes(daemon: Start) -> None:
 
     assert transcripts[0] == transcripts[1]
     listener = transcripts[0][4]
-    assert [stream.count(b"\n") for stream in listener] == [20_003, 4, 1, 1]
+    assert [stream.count(b"\n") for stream in listener] == [20_004, 4, 1, 1, 1]
     assert transcripts[0][2][0] == b"[USER1] one\n[USER1] two\n[USER1] three\n" + (
-        b"[USER1] many\n" * 20_000
+        b"[USER1] many\n" * 20_000 + b"[USER1] afterwards\n"
     )
     assert b"[etltd] line too long, discarded\n" in transcripts[0][2]
 
