@@ -5,7 +5,7 @@ PURE := etltd/wire.py,etltd/broadcast.py,etltd/exposition.py,etltd/handover.py,e
 PYTHON := $(BIN)/python
 JOBS ?= -n auto --maxprocesses 4 --dist loadgroup
 
-.PHONY: help demo compare test fmt lint type dashboards-render bench curves fuzz soak siege audit lock clean stack stack-load stack-down
+.PHONY: help demo demo-fresh compare test fmt lint type dashboards-render bench curves fuzz soak siege audit lock clean stack stack-load stack-down
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 20
@@ -55,6 +55,9 @@ soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in tur
 fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris)
 	@$(PYTHON) -m pip install -q "atheris>=3,<4"
 	@for target in $(or $(TARGET),decoder outbox batch modes); do $(PYTHON) -m tests.fire.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+
+demo-fresh: .venv/.dev ## `make demo` in a fresh clone and a terminal of 80 columns, as you or (root) as USERS="a b"
+	@$(PYTHON) tests/deploy/fresh_demo.py $(USERS)
 
 mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about ten minutes; NAME=traps: ET's own)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/mutants.py $(NAME)
