@@ -85,6 +85,7 @@ def written(state: State) -> Iterator[int]:
     """Write *state* into memory that a process may inherit; yield its descriptor."""
     fd = os.memfd_create("etltd-state")
     try:
+        os.fchmod(fd, 0o600)  # 0777 by default, and it holds what peers were saying
         with os.fdopen(fd, "wb", closefd=False) as target:
             target.writelines(handover.encode(state))
         yield fd
