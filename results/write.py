@@ -1,6 +1,6 @@
-"""Writes what RESULTS.md and README.md say of the stored studies, and stores new ones.
+"""Writes what RESULTS.md, README.md and SCALING.md say of the stored studies, and stores new ones.
 
-    python results/write.py                           # both anew, from results/*.json.xz
+    python results/write.py                           # all anew, from results/*.json.xz
     python results/write.py --take study.json NAME    # store a study as NAME first
 
 They are written by hand, but for two kinds of places, which this fills in:
@@ -43,7 +43,7 @@ MEASURES = {"cpu": "cpu_ns_per_delivery", "p50": "latency_p50_seconds",
             "p99": "latency_p99_seconds"}  # fmt: skip
 COUNTS = ("epoll_wait", "reads", "reads that found nothing", "writes", "MODs",
           "accepts and closes", "events per wakeup", "messages per batch")  # fmt: skip
-WRITTEN = ("RESULTS.md", "README.md")
+WRITTEN = ("RESULTS.md", "README.md", "SCALING.md")
 NOTHING = "–"  # noqa: RUF001 - as tables have it
 
 

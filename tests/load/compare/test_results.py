@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parents[3]
 RESULTS = HERE / "results"
-NAMES = ("et-vs-lt", "traffic")
+NAMES = ("et-vs-lt", "traffic", "loops")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def design(name: str) -> Design:
         return design_of(tomllib.load(file), name)
 
 
-@pytest.mark.parametrize("document", ["RESULTS.md", "README.md"])
+@pytest.mark.parametrize("document", ["RESULTS.md", "README.md", "SCALING.md"])
 def test_every_figure_of_a_study_is_the_stored_ones(write: Any, document: str) -> None:
     """One that was typed, or that is of another study; and whether today's rules bear it out."""
     text = (HERE / document).read_text()
@@ -104,7 +104,7 @@ def test_only_a_finished_study_that_stands_is_taken(write: Any, tmp_path: Path) 
 
 def test_the_script_runs_as_printed(tmp_path: Path) -> None:
     """It finds its modules from anywhere, and leaves alone what is already right."""
-    documents = [HERE / "RESULTS.md", HERE / "README.md"]
+    documents = [HERE / name for name in ("RESULTS.md", "README.md", "SCALING.md")]
     before = [path.read_bytes() for path in documents]
     subprocess.run([sys.executable, RESULTS / "write.py"], cwd=tmp_path, check=True)
 
