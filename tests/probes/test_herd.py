@@ -39,6 +39,18 @@ def wakeups(herd: Herd) -> float:
     return sum(total(daemon.metrics(), "epoll_wakeups_total") for daemon in herd.daemons)
 
 
+def at_a_quiet_moment(exporter: Exporter, herd: Herd) -> tuple[float, float]:
+    """Return what both count, read twice and found unmoved: hanging up wakes the loops, too."""
+    readings = [(-1.0, -1.0)]
+
+    def is_quiet() -> bool:
+        readings.append((waits_with_events(exporter), wakeups(herd)))
+        return readings[-1] == readings[-2]
+
+    wait_until(is_quiet, "the loops are quiet")
+    return readings[-1]
+
+
 @pytest.mark.parametrize("listener", ["exclusive", "shared"])
 def test_the_kernel_counts_the_herd_as_the_daemons_do(tmp_path: Path, listener: str) -> None:
     """A herd that only the daemons had seen could be a fault of their counters."""
@@ -47,12 +59,13 @@ def test_the_kernel_counts_the_herd_as_the_daemons_do(tmp_path: Path, listener: 
         exporter = Exporter(*(word for d in herd.daemons for word in ("--pid", str(d.pid))))
         try:
             wait_until(lambda: kernel_count(exporter, "target_up") >= 1, "the probe has them")
-            waits, own = waits_with_events(exporter), wakeups(herd)
+            waits, own = at_a_quiet_moment(exporter, herd)
             slept = kernel_count(exporter, "context_switches_total", kind="voluntary")
 
             woken = herd.connect(CONNECTIONS)
 
-            assert waits_with_events(exporter) - waits == wakeups(herd) - own
+            waits_after, own_after = at_a_quiet_moment(exporter, herd)
+            assert waits_after - waits == own_after - own
             slept = kernel_count(exporter, "context_switches_total", kind="voluntary") - slept
             assert slept >= woken.sleeps
             assert (woken.sleeps > 2 * CONNECTIONS) == (listener == "shared")
