@@ -192,6 +192,26 @@ MUTANTS = [
     Mutant("a reader of the log that has gone ends the exporter", "ebpf/cli.py",
            "        _point_at_nothing(2)", "        raise",
            "tests/probes/test_cli.py::test_an_exporter_whose_log_nobody_reads_goes_on"),
+    Mutant("bad slices are left out in the culprit's favour", "loadclient/compare/analysis.py",
+           "not_comparable=_misbehaviour(cell, mine)", "not_comparable=None",
+           "tests/load/compare/test_verdicts.py::"
+           "test_bad_slices_are_not_left_out_in_the_culprits_favour"),
+    Mutant("one arm alone may be strained", "loadclient/compare/analysis.py",
+           "if alone or coin(", "if coin(",
+           "tests/load/compare/test_verdicts.py::"
+           "test_bad_slices_are_not_left_out_in_the_culprits_favour"),
+    Mutant("pairs that share daemons count", "loadclient/compare/analysis.py",
+           "if design.pairs_per_daemon == 1:", "if True:",
+           "tests/load/compare/test_verdicts.py::"
+           "test_pairs_that_share_two_processes_are_no_witnesses"),
+    Mutant("a daemon's word on its mode is enough", "loadclient/compare/fingerprint.py",
+           "holds = min(edges) >= conns if", "holds = True if",
+           "tests/load/compare/test_verdicts.py::"
+           "test_counters_that_contradict_the_mode_end_the_comparison"),
+    Mutant("the A/A arm cannot fail", "loadclient/compare/analysis.py",
+           "court = replace(court, unfit=()) if cell.control else court", "pass",
+           "tests/load/compare/test_verdicts.py::"
+           "test_two_equal_daemons_that_differ_are_called_different"),
 ]  # fmt: skip
 
 
