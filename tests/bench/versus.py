@@ -124,21 +124,29 @@ HEAD = (
 
 
 def compare(name: str, rivals: list[Rival], rounds: int, seconds: float) -> None:
-    """Measure one load and print its table."""
+    """Measure one load and print its table; one that is ended early, of the rounds it had."""
     what, load = LOADS[name]
     wanted = [rival for rival in rivals if (rival.name, name) not in UNFIT]
-    runs: dict[str, list[Run]] = {rival.name: [] for rival in wanted}
-    for _ in range(rounds):
-        for rival in random.sample(wanted, len(wanted)):
-            runs[rival.name].append(measure(rival, load, seconds))
-    print(f"\n### {name}\n{what}; {rounds} rounds of {seconds:g} s\n\n| {HEAD} |")
-    print("|" + "---|" * (HEAD.count("|") + 1))
-    for rival in wanted:
-        others = {name: runs[name] for name in rival.against if name in runs}
-        print(f"| {row(rival, runs[rival.name], others)} |", flush=True)
+    whole: list[dict[str, Run]] = []
+    try:
+        while len(whole) < rounds:
+            drawn = random.sample(wanted, len(wanted))
+            whole.append({rival.name: measure(rival, load, seconds) for rival in drawn})
+    finally:
+        if whole:
+            print(f"\n### {name}\n{what}; {len(whole)} rounds of {seconds:g} s\n")
+            print_table(wanted, whole)
     for rival in rivals:
         if (rival.name, name) in UNFIT:
             print(f"\n{rival.name}: not measured, {UNFIT[rival.name, name]}", flush=True)
+
+
+def print_table(rivals: list[Rival], rounds: list[dict[str, Run]]) -> None:
+    runs = {rival.name: [one[rival.name] for one in rounds] for rival in rivals}
+    print(f"| {HEAD} |\n|" + "---|" * (HEAD.count("|") + 1))
+    for rival in rivals:
+        others = {name: runs[name] for name in rival.against if name in runs}
+        print(f"| {row(rival, runs[rival.name], others)} |", flush=True)
 
 
 def resident_bytes(pid: int) -> int:
