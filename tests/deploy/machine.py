@@ -119,15 +119,8 @@ class Machine:
 
     def run(self, *command: str, check: bool = True, our_network: bool = False) -> str:
         """Run *command* as its root; return what it said, on both streams, stripped."""
-        namespaces = ["mount", "uts", "ipc", "pid", *(["net"] * (not our_network))]
-        kept = [name for name in os.environ if name.lower().startswith(PIPS_OWN)]
         done = subprocess.run(
-            [
-                *("nsenter", f"--target={self.leader}", *(f"--{name}" for name in namespaces)),
-                *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"),
-                *(f"{name}={os.environ[name]}" for name in kept),
-                *command,
-            ],
+            [*self.within(our_network=our_network), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -138,6 +131,16 @@ class Machine:
         said = done.stdout.strip()
         assert not check or done.returncode == 0, f"{' '.join(command)}: {said}\n{self.log()}"
         return said
+
+    def within(self, *, our_network: bool = False) -> list[str]:
+        """Return what is put before a command to run it as its root."""
+        namespaces = ["mount", "uts", "ipc", "pid", *(["net"] * (not our_network))]
+        kept = [name for name in os.environ if name.lower().startswith(PIPS_OWN)]
+        return [
+            *("nsenter", f"--target={self.leader}", *(f"--{name}" for name in namespaces)),
+            *("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C"),
+            *(f"{name}={os.environ[name]}" for name in kept),
+        ]
 
     def succeeds(self, *command: str) -> bool:
         """Tell whether *command* exits with 0."""

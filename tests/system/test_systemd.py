@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import signal
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.stall import stalled
 from tests.system.rig import Client, Crowd, DaemonProcess
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -79,14 +79,13 @@ def test_a_stalled_loop_does_not_feed_the_watchdog(daemon: Start, manager: Manag
     for _ in range(3):
         manager.hear_until("WATCHDOG=1")
 
-    running.signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, running.pid, os.WSTOPPED | os.WNOWAIT)
-    manager.forget()
-    manager.sock.settimeout(0.4)  # four times the period of the pings
-    with pytest.raises(TimeoutError):
-        manager.hear()
+    with stalled(running.pid):
+        manager.forget()
+        manager.sock.settimeout(0.4)  # four times the period of the pings
+        assert running.get("/healthz")[0] == 200  # its other threads are well
+        with pytest.raises(TimeoutError):
+            manager.hear()
 
-    running.signal(signal.SIGCONT)
     manager.sock.settimeout(PATIENCE_SECONDS)
     manager.hear_until("WATCHDOG=1")
 
