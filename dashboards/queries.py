@@ -186,7 +186,7 @@ class Side:
     def _sampled(self, metric: str, matchers: str) -> str:
         """Return the sum of the rates at each step of the range, in no unit."""
         as_mode = _at_each_step(rate(self._of_mode(metric, matchers)), STEP)
-        return f"({self._sampled_while_measured(metric, matchers)} or {as_mode})"
+        return f"({as_mode} or {self._sampled_while_measured(metric, matchers)})"
 
     def _sampled_while_measured(self, metric: str, matchers: str, by: str = "") -> str:
         """Return the same, while a run of this name or of this mode was in its measured phase.

@@ -22,6 +22,7 @@ fi
 if [ "${engine%%.*}" -lt 23 ]; then # moby before 23 knows no CAP_BPF; the prefix keeps the two apart
   say "Docker $engine is older than 23: the probe gets SYS_ADMIN in place of BPF and PERFMON"
   export ETLT_PROBE_CAP_1=SYS_ADMIN ETLT_PROBE_CAP_2=CAP_SYS_ADMIN
+  export ETLT_PROBE_STATS="${ETLT_PROBE_STATS:-true}" # which needs no more than that
 fi
 : "${ETLT_COMMIT:=$(git describe --always --dirty --abbrev=12 2>/dev/null || echo unknown)}"
 export ETLT_COMMIT

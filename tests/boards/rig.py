@@ -19,7 +19,7 @@ from tests.boards.asking import Prometheus, Span
 from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
 from tests.conftest import refusal
 from tests.probes.rig import Exporter
-from tests.system.rig import DaemonProcess, total
+from tests.system.rig import DaemonProcess, Endpoint, total
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -189,10 +189,24 @@ class Scene:
         """Tell whether the kernel let us watch."""
         return bool(self.probes)
 
+    @property
+    def has_stats(self) -> bool:
+        """Tell whether the kernel measured the probe's programs."""
+        return self.has_probe
+
+    @property
+    def spans(self) -> dict[str, Span]:
+        """Return from rest to each moment."""
+        return {DURING: self.during, END: self.span, TROUBLE: self.trouble}
+
+    @property
+    def slack(self) -> float:
+        """Return how much less exact it is than scrapes a second apart."""
+        return 1
+
     def view(self, moment: str) -> View:
         """Return what the exporters said at a moment, and since the beginning."""
-        spans = {DURING: self.during, END: self.span, TROUBLE: self.trouble}
-        span = spans[moment]
+        span = self.spans[moment]
         return View(self.said[BEFORE], self.said[moment], span.end - span.start)
 
 
@@ -255,7 +269,7 @@ def scene(folder: Path) -> Iterator[Scene]:
         )
 
 
-def trouble(daemon: DaemonProcess, lines: int) -> None:
+def trouble(daemon: Endpoint, lines: int) -> None:
     """Have a peer say *lines* that are too long and half a line, and another read nothing.
 
     The second is owed bytes from then on, and is denied some, until the daemon ends.
@@ -359,7 +373,7 @@ def _wait_for(servers: dict[str, Prometheus], expr: str, wanted: float) -> None:
 
 def _last_look_at_the_load(servers: dict[str, Prometheus]) -> float:
     """Return a moment at which both runs had been measured for a while and still were."""
-    seconds = 4
+    seconds = 6  # more than a step at which the boards look for a run
     phase = 'etlt_load_phase{phase="measure"}'
     looks = f"count_over_time({phase}[{seconds}s]) >= {seconds - 1}"
     expr = f"count(min_over_time({phase}[{seconds}s]) == 1 and {looks})"

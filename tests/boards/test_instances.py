@@ -12,8 +12,8 @@ from dashboards.cli import main
 from dashboards.render.command import GENERATED
 from tests.boards import rig, truth
 from tests.boards.asking import ask, faults, over_all_of_it
+from tests.boards.checks import EXPRESSIONS, HOME, SIDES, board, parts, values
 from tests.boards.instances import instances
-from tests.boards.test_on_prometheus import EXPRESSIONS, SIDES, board, parts, values
 from tests.boards.witnesses import DURING, END, TROUBLE
 from tests.system.nats import needs_nats
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = [needs_nats, pytest.mark.system]
 
-BUS, HOME = "etlt / Bus", "etlt / ET vs LT"
+BUS = "etlt / Bus"
 MOMENTS = (END, DURING, TROUBLE)
 EXTRAPOLATION = 0.3  # of some eight samples; what is summed wrongly is wrong by a half at least
 OF_DAEMONS = (
@@ -40,6 +40,7 @@ OF_DAEMONS = (
     "Wakeups",
     "Events per wakeup",
     "Messages per batch",
+    "epoll_ctl per message, by operation",
     "Reads that found nothing",
     "Tick duration, p99",
 )

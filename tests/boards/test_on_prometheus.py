@@ -12,28 +12,16 @@ import pytest
 
 from dashboards import rules
 from dashboards.queries import WHOLE_SCRAPES, WITNESS_TOLERANCE
-from tests.boards import rig, truth
-from tests.boards.asking import (
-    Answer,
-    Prometheus,
-    ask,
-    faults,
-    limited,
-    needs_bus,
-    our_boards,
-    over_all_of_it,
-)
-from tests.boards.witnesses import DURING, END, TROUBLE
+from tests.boards import checks, rig, truth
+from tests.boards.asking import Answer, Prometheus, ask, faults, needs_bus, our_boards
+from tests.boards.checks import EXPRESSIONS, HOME, SIDES, board, needs_probe, values
+from tests.boards.witnesses import END
 
 if TYPE_CHECKING:
     from tests.boards.rig import Scene
-    from tests.boards.truth import Truth
 
 pytestmark = pytest.mark.system
 
-HOME = "etlt / ET vs LT"
-EXPRESSIONS = dict(rules.expressions())
-SIDES = {"left": "lt", "right": "et"}
 EXTRAPOLATION = 0.08  # of increase() over some twenty samples
 SMEAR = 0.25  # a rate at the beginning of a run holds some of what was before it
 
@@ -43,11 +31,6 @@ def prometheus(request: pytest.FixtureRequest, scene: Scene) -> Prometheus:
     if request.param not in scene.servers:
         pytest.skip(f"{request.param} is not installed (deploy/setup.sh dev)")
     return scene.servers[request.param]
-
-
-def board(title: str) -> dict[str, object]:
-    (found,) = [one for one in our_boards() if one["title"] == title]
-    return found
 
 
 def answers(
@@ -63,10 +46,6 @@ def of_mode(answer: Answer, mode: str) -> float:
     return value
 
 
-def needs_probe(answer: Answer) -> bool:
-    return "etlt_probe_" in answer.expr or "$probe" in answer.where or "Kernel" in answer.where
-
-
 def test_every_expression_is_answered_during_the_load(prometheus: Prometheus, scene: Scene) -> None:
     """An empty panel is found by the reader, in the night it was needed."""
     found = ask(prometheus.url, our_boards(), rules.expressions(), scene.during, SIDES)
@@ -80,24 +59,10 @@ def test_no_panel_is_empty_after_the_load(prometheus: Prometheus, scene: Scene) 
     """That is when people look: what is drawn once must not be of the last seconds alone."""
     found = ask(prometheus.url, our_boards(), [], scene.span, SIDES)
 
-    assert faults(a for a in found if scene.has_probe or not needs_probe(a)) == []
+    there = [a for a in found if not needs_bus(a)]
+    assert faults(a for a in there if scene.has_probe or not needs_probe(a)) == []
     bars = [a for a in found if "per message, by" in a.where and "A" in a.where[-1]]
     assert [max(values[-1] for _, values in one.series) > 0 for one in bars] == [True, True]
-
-
-def values(answer: Answer) -> dict[frozenset[tuple[str, str]], float]:
-    assert not answer.error, answer
-    return {
-        frozenset(labels.items()) - {("__name__", labels.get("__name__"))}: series[-1]
-        for labels, series in answer.series
-    }
-
-
-def wrong(scene: Scene, wanted: Truth, answer: Answer) -> list[str]:
-    if needs_probe(answer) and not scene.has_probe:
-        return []
-    found = wanted.faults(scene.view(wanted.at), values(answer))
-    return [f"{answer.where}: {fault}: {answer.expr}" for fault in found]
 
 
 @pytest.mark.parametrize("title", truth.BOARDS)
@@ -105,25 +70,7 @@ def test_every_panel_shows_what_the_witnesses_say(
     prometheus: Prometheus, scene: Scene, title: str
 ) -> None:
     """Every expression of the board; one that no truth is known of has no business there."""
-    spans = {DURING: scene.during, END: scene.span, TROUBLE: scene.trouble}
-    found = {
-        moment: [
-            answer
-            for answer in ask(prometheus.url, [board(title)], [], span.at_a_glance(), SIDES)
-            if "$" not in answer.where and "annotation" not in answer.where
-        ]
-        for moment, span in spans.items()
-    }
-    asked = [answer.where for answer in found[END]]
-    known = [
-        (f"{title}: {panel}: {letter}", one)
-        for panel, truths in truth.BOARDS[title].items()
-        for letter, one in zip("ABCDEF", truths, strict=False)
-    ]
-
-    assert sorted(asked) == sorted(where for where, _ in known)
-    by_place = {m: {answer.where: answer for answer in answers} for m, answers in found.items()}
-    assert [w for where, one in known for w in wrong(scene, one, by_place[one.at][where])] == []
+    assert checks.faults_of_board(prometheus, scene, title) == []
 
 
 def test_variables_offer_what_there_is_to_choose(prometheus: Prometheus, scene: Scene) -> None:
@@ -139,11 +86,7 @@ def test_variables_offer_what_there_is_to_choose(prometheus: Prometheus, scene: 
         "probe_instance": set(scene.addresses["etlt-probe"]),
         "comm": {f"etltd-{mode}" for mode in rig.MODES},
     }
-    found = [
-        (answer.where.partition("$")[2], {labels["value"] for labels, _ in answer.series})
-        for answer in ask(prometheus.url, our_boards(), [], scene.span, SIDES)
-        if "$" in answer.where
-    ]
+    found = checks.offered(prometheus, scene.span)
     if not scene.has_probe:
         found = [one for one in found if "probe" not in one[0] and one[0] != "comm"]
 
@@ -151,33 +94,12 @@ def test_variables_offer_what_there_is_to_choose(prometheus: Prometheus, scene: 
     assert found == [(name, there[name]) for name, _ in found]
 
 
-def in_place(expr: str) -> str:
-    """Return an expression of rules without what is recorded: no load here lasts that long."""
-    for rule in rules.RECORDINGS:
-        expr = expr.replace(rule.record, f"({rule.expr})")
-    return expr
-
-
-def parts(name: str, expr: str) -> list[tuple[str, Truth]]:
-    """Return what a rule or an alert computes, and the truth of each."""
-    if name in truth.RECORDINGS:
-        return list(zip([expr], truth.RECORDINGS[name], strict=True))
-    return list(zip(limited(in_place(expr)), truth.ALERTS[name], strict=True))
-
-
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_every_rule_computes_what_the_witnesses_say(
     prometheus: Prometheus, scene: Scene, name: str
 ) -> None:
     """Of an alert, what it compares with its limits: a wrong sum would never fire, or always."""
-    spans = {DURING: scene.during, END: scene.span, TROUBLE: scene.trouble}
-    found = []
-    for part, wanted in parts(name, EXPRESSIONS[name]):
-        span = spans[wanted.at]
-        asked = over_all_of_it(part, span)
-        found += wrong(scene, wanted, prometheus.instant(name, asked, span.end))
-
-    assert found == []
+    assert checks.faults_of_rule(prometheus, scene, name) == []
 
 
 def test_what_is_recorded_is_what_the_rule_says(prometheus: Prometheus, scene: Scene) -> None:
@@ -316,8 +238,8 @@ def test_annotations_name_the_runs_and_the_restart(prometheus: Prometheus, scene
 
     runs = found["annotation Runs"].series
     assert {labels["run_id"] for labels, _ in runs} == {"run-lt", "run-et"}
-    for _, values in runs:  # a value per second; a new target may be scraped 5 s late at first
-        assert 4 <= len(values) <= rig.SECONDS + 2
+    for _, seen in runs:  # a value per second; a new target may be scraped 5 s late at first
+        assert 4 <= len(seen) <= rig.SECONDS + 2
     assert {labels["mode"] for labels, _ in found["annotation Daemon restarts"].series} == {"lt"}
 
 

@@ -21,14 +21,20 @@ BEFORE, DURING, END, TROUBLE = "before", "during", "end", "trouble"
 INFINITY = "+Inf"
 
 
-def look(targets: Mapping[str, Iterable[str]], without: str = "") -> Samples:
-    """Scrape every target once, as Prometheus does, and label the samples as it does."""
+def look(
+    targets: Mapping[str, Iterable[str]], without: str = "", at: Mapping[str, str] | None = None
+) -> Samples:
+    """Scrape every target once, as Prometheus does, and label the samples as it does.
+
+    Where it has other addresses for them than we, *at* says ours.
+    """
+    ours = at or {}
     return [
         (name, {**labels, "job": job, "instance": address}, value)
         for job, addresses in targets.items()
         if job != without
         for address in addresses
-        for name, labels, value in read_samples(f"http://{address}/metrics")
+        for name, labels, value in read_samples(f"http://{ours.get(address, address)}/metrics")
     ]
 
 

@@ -122,47 +122,14 @@ class Crowd:
         self.until(lambda: all(client.at_end for client in self.clients))
 
 
-class DaemonProcess:
-    """``python -m etltd``; made when it has said that it listens."""
+class Endpoint:
+    """A daemon that runs somewhere: where it is reached, and who talks to it."""
 
-    def __init__(
-        self,
-        mode: str,
-        *options: str,
-        log: Path,
-        prefix: Iterable[str] = (),
-        ports: tuple[str, ...] = ("--port", "0", "--metrics-port", "0"),
-        variables: Mapping[str, str] | None = None,
-        pass_fds: tuple[int, ...] = (),
-    ) -> None:
-        self._log = log
+    address: tuple[str, int]
+    scrape_address: str
+
+    def __init__(self) -> None:
         self._clients: list[Client] = []
-        with log.open("wb") as stderr:
-            self.process = subprocess.Popen(
-                [*prefix, *COMMAND, "--mode", mode, *ports, "--log-format", "json", *options],
-                stderr=stderr,
-                stdout=stderr,
-                env=environment(**(variables or {})),
-                pass_fds=pass_fds,
-            )
-        self.pid = self.process.pid
-
-    def wait_until_listening(self) -> None:
-        until(lambda: self.events("listening") or self.process.poll() is not None)
-        assert self.process.poll() is None, self._log.read_text()
-        listening = self.events("listening")[0]
-        host, port = listening["chat"].rsplit(":", 1)
-        self.address = (host, int(port))
-        self.scrape_address = listening["metrics"].split("/")[2]
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines of one kind."""
-        lines = self._log.read_text().splitlines(keepends=True)
-        found = [json.loads(line) for line in lines if line[0] == "{" and line[-1] == "\n"]
-        return [event for event in found if event["event"] == name]
-
-    def output(self) -> str:
-        return self._log.read_text()
 
     # -- clients ---------------------------------------------------------------------------------
 
@@ -209,6 +176,54 @@ class DaemonProcess:
         until(nothing_moved)
         return found
 
+    def hang_up(self) -> None:
+        """Close all clients' connections."""
+        for client in self._clients:
+            client.sock.close()
+
+
+class DaemonProcess(Endpoint):
+    """``python -m etltd``; made when it has said that it listens."""
+
+    def __init__(
+        self,
+        mode: str,
+        *options: str,
+        log: Path,
+        prefix: Iterable[str] = (),
+        ports: tuple[str, ...] = ("--port", "0", "--metrics-port", "0"),
+        variables: Mapping[str, str] | None = None,
+        pass_fds: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        self._log = log
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*prefix, *COMMAND, "--mode", mode, *ports, "--log-format", "json", *options],
+                stderr=stderr,
+                stdout=stderr,
+                env=environment(**(variables or {})),
+                pass_fds=pass_fds,
+            )
+        self.pid = self.process.pid
+
+    def wait_until_listening(self) -> None:
+        until(lambda: self.events("listening") or self.process.poll() is not None)
+        assert self.process.poll() is None, self._log.read_text()
+        listening = self.events("listening")[0]
+        host, port = listening["chat"].rsplit(":", 1)
+        self.address = (host, int(port))
+        self.scrape_address = listening["metrics"].split("/")[2]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log lines of one kind."""
+        lines = self._log.read_text().splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line[0] == "{" and line[-1] == "\n"]
+        return [event for event in found if event["event"] == name]
+
+    def output(self) -> str:
+        return self._log.read_text()
+
     def without_descriptors(self) -> tuple[int, int]:
         """Take away every descriptor that it does not use now; return the limits it had."""
         scrape_port = int(self.scrape_address.rsplit(":", 1)[1])
@@ -238,8 +253,7 @@ class DaemonProcess:
 
     def close(self) -> None:
         """End it, in good order if it can (its coverage is written then), else by force."""
-        for client in self._clients:
-            client.sock.close()
+        self.hang_up()
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.send_signal(signal.SIGTERM)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.deploy.containers import standins
 from tests.deploy.containers.engine import REPOSITORY, Engine, NoEngineError, any_engine
+from tests.deploy.containers.recording import Recording
 from tests.deploy.containers.stack import Stack, has_compose
 
 if TYPE_CHECKING:
@@ -65,19 +66,23 @@ def containers(engine: Engine) -> Iterator[Engine]:
 def stack(
     engine: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Start the compose stack, drive the load through it once, and take it down in the end.
-
-    It has Prometheus' address and the results of the run by mode: whoever wants to check an
-    expression against the ledger of a run asks here.
-    """
+    """Start the compose stack, and take it down in the end."""
     faulthandler.cancel_dump_traceback_later()  # a run and its linger take more than a minute
     if reason := has_compose(engine):
         pytest.skip(reason)
     stack = Stack(engine, images, tmp_path_factory.mktemp("stack"))
     try:
         stack.up()
-        stack.load()
         yield stack
     finally:
         stack.down()
     assert stack.left_behind() == []
+
+
+@pytest.fixture(scope="session")
+def recording(stack: Stack) -> Iterator[Recording]:
+    """Drive the load through the stack once; results and what everybody said are kept."""
+    made = Recording(stack)
+    made.load()
+    yield made
+    made.hang_up()

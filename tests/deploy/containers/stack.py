@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+from tests.boards.rig import CONNECTIONS
 from tests.deploy.containers.engine import BUILD_SECONDS, REPOSITORY, Container
 
 if TYPE_CHECKING:
@@ -24,13 +26,13 @@ PACE = "services:\n" + "".join(
     f"  {name}:\n    healthcheck: {{interval: 1s}}\n" for name in SERVICES
 )
 # Seldom and from many: on a busy machine a client that is late by less than half a second is no
-# bottleneck, and the run counts.
+# bottleneck, and the run counts. It lasts and lingers for as long as a look at everybody may take.
 LOAD = {
-    "CONNS": "40",
-    "RATE": "2",
-    "DURATION": "8",
+    "CONNS": str(CONNECTIONS),
+    "RATE": "3",
+    "DURATION": "14",
     "WARMUP": "1",
-    "LINGER": "6",
+    "LINGER": "15",
     "RUN_ID": "test",
 }
 PORTS = (
@@ -114,6 +116,12 @@ class Stack:
         )
         (found,) = said.split()
         return Container(self.engine, found)
+
+    def inner_address(self, service: str) -> str:
+        """Return the address of *service* on the stack's own network; empty before it has one."""
+        with contextlib.suppress(ValueError, AssertionError, StopIteration):
+            return self.container(service).address
+        return ""
 
     def address(self, service: str, port: int) -> str:
         """Return where the host reaches *port* of *service*."""

@@ -6,10 +6,13 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from dashboards.build import BOARDS
 from tests.deploy.containers.engine import REPOSITORY
 from tests.deploy.containers.stack import GRAFANA
 from tests.deploy.containers.standins import DEBIAN, PROMETHEUS
@@ -86,6 +89,64 @@ def test_every_published_port_is_on_loopback(services: dict[str, dict[str, Any]]
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
     published = [port["published"] for port in ports]
     assert len(published) == len(set(published)) == 7
+
+
+def provisioned(name: str) -> dict[str, Any]:
+    """Return a file of Grafana's provisioning."""
+    text = (DEPLOY / "grafana" / "provisioning" / name).read_text()
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
+
+
+def test_grafana_finds_the_boards_and_its_home(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """It says nothing of an empty folder, and its own home page is shown for a wrong path."""
+    grafana = services["grafana"]
+    mounts = {one["target"]: Path(one["source"]) for one in grafana["volumes"]}
+    (provider,) = provisioned("dashboards/etlt.yaml")["providers"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+
+    assert mounts["/etc/grafana/provisioning"] == DEPLOY / "grafana" / "provisioning"
+    boards = mounts[provider["options"]["path"]]
+    assert {path.name for path in boards.iterdir()} == {f"{name}.json" for name in BOARDS}
+    assert home.parent == Path(provider["options"]["path"])
+    assert json.loads((boards / home.name).read_text())["title"] == "etlt / ET vs LT"
+
+
+def test_grafana_asks_the_stack_s_prometheus_at_its_pace(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    """With a longer interval than is scraped, every rate is coarser than it need be."""
+    (source,) = provisioned("datasources/prometheus.yaml")["datasources"]
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    scraped = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())["global"]
+
+    assert (source["type"], source["isDefault"]) == ("prometheus", True)
+    assert port in {str(one["target"]) for one in services[host]["ports"]}
+    assert source["jsonData"]["timeInterval"] == scraped["scrape_interval"]
+    # What Grafana writes out as $VARIABLE is its own; the boards' variables are not in these files.
+    assert "$" not in json.dumps(source)
+
+
+def test_grafana_makes_no_account(services: dict[str, dict[str, Any]]) -> None:
+    """Nobody may log in, so nobody would change admin's password from admin."""
+    environment = services["grafana"]["environment"]
+
+    assert environment["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == "true"
+    assert environment["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert environment["GF_AUTH_BASIC_ENABLED"] == "false"
+    assert environment["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+
+
+def test_the_probe_measures_itself_where_it_may(services: dict[str, dict[str, Any]]) -> None:
+    """With BPF and PERFMON alone it would not start; with SYS_ADMIN a panel would be empty."""
+    script = (DEPLOY / "stack.sh").read_text()
+    older = script.partition('"${engine%%.*}" -lt 23')[2].partition("\nfi\n")[0]
+
+    assert services["etlt-probe"]["environment"]["ETLT_PROBE_STATS"] == "false"
+    assert "ETLT_PROBE_CAP_1=SYS_ADMIN" in older
+    assert 'ETLT_PROBE_STATS="${ETLT_PROBE_STATS:-true}"' in older
 
 
 def test_no_secret_is_in_the_file(services: dict[str, dict[str, Any]]) -> None:
