@@ -27,11 +27,11 @@ from dashboards.queries import (
     DAEMON,
     LEFT,
     RANGE,
-    RATE,
     RIGHT,
     mean_run_seconds,
     quantile,
     rate,
+    restarted,
     right_over_left,
 )
 
@@ -477,10 +477,10 @@ def client_job_variable() -> dashboard.QueryVariable:
 
 
 def restarts() -> dashboard.AnnotationQuery:
-    """Return marks where a daemon started anew."""
+    """Return marks where a daemon started anew, however long it was away."""
     return (
         _annotation("Daemon restarts", BAD)
-        .expr(f"changes(etltd_start_time_seconds{{{DAEMON}}}[{RATE}]) > 0")
+        .expr(restarted())
         .title_format("etltd {{mode}} restarted")
         .text_format("{{instance}}")
     )

@@ -238,6 +238,15 @@ def right_over_left(left: str, right: str) -> str:
     return over(f"({right})", f"({left})")
 
 
+def restarted() -> str:
+    """Return the start of each daemon that has lately been seen with another one than before.
+
+    `changes` would need samples of both within its window, and a restart may take longer.
+    """
+    started = f"etltd_start_time_seconds{{{DAEMON}}}"
+    return f"{started} != last_over_time({started}[1h] offset {RATE})"
+
+
 def of_targets(expression: str, metric: str, matchers: str) -> str:
     """Return *expression*, of series that Prometheus makes itself, for the targets of *metric*.
 

@@ -4,6 +4,7 @@
 #   up: build, start, wait until healthy; load: drive both daemons, results into $RESULTS;
 #   down: remove containers, networks and volumes; compose: anything else, with the same settings
 set -eu
+case ${RESULTS:-/} in /*) ;; *) RESULTS=$PWD/$RESULTS ;; esac # as whoever typed it meant it
 cd "$(dirname "$0")"
 
 say() { echo "stack: $*" >&2; }
@@ -36,7 +37,7 @@ health() { # health ID: healthy, starting, unhealthy; running or exited where th
 }
 
 wait_until_healthy() { # `up --wait` is v2 alone, and gives up at the first restart
-  waited=0
+  until=$(($(date +%s) + PATIENCE_SECONDS))
   while :; do
     waiting=
     for service in $(compose config --services | grep -v '^loadclient-'); do
@@ -46,8 +47,8 @@ wait_until_healthy() { # `up --wait` is v2 alone, and gives up at the first rest
       done
     done
     [ -n "$waiting" ] || return 0
-    [ "$waited" -lt "$PATIENCE_SECONDS" ] || break
-    sleep 1; waited=$((waited + 1))
+    [ "$(date +%s)" -lt "$until" ] || break
+    sleep 1
   done
   for one in $waiting; do
     say "$one after $PATIENCE_SECONDS s; it says:"

@@ -171,7 +171,7 @@ def _loop() -> Panels:
 
 
 def _calls() -> Panels:
-    look = Look(span=12, height=14, kinds=panels.SYSTEM_CALLS, legend=panels.RIGHT_OF_IT)
+    look = Look(span=12, height=18, kinds=panels.SYSTEM_CALLS, legend=panels.RIGHT_OF_IT)
     return (
         _rates(
             "Calls, by kind",

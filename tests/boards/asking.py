@@ -304,7 +304,7 @@ def over_all_of_it(expr: str, span: Span) -> str:
 
     What must have been so for half a minute, or at least for a minute, need only be so for seconds.
     """
-    expr = LEAST.sub(r"\1[1s]", expr.replace("offset 30s", "offset 2s"))
+    expr = LEAST.sub(rf"\1[{2 * span.step}s]", expr.replace("offset 30s", "offset 2s"))
     return WINDOW.sub(f"[{span.seconds}s]", expr)
 
 

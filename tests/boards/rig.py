@@ -324,7 +324,7 @@ def _seen(servers: dict[str, Prometheus], metric: str) -> float:
     """Return a moment at which every server has scraped every daemon twice more."""
     now = time.time()
     _wait_for(
-        servers, f"count(min by (instance) (timestamp({metric} offset 1s)) > {now})", len(MODES)
+        servers, f"count(min by (instance) (timestamp({metric} offset 2s)) > {now})", len(MODES)
     )
     return time.time()
 

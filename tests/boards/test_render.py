@@ -197,6 +197,18 @@ def test_all_boards_show_the_live_system_in_all_looks(
 
 
 @pytest.mark.browser
+@pytest.mark.kernel
+def test_the_home_board_is_full_after_the_load(page: Path, scene: Scene, tmp_path: Path) -> None:
+    """When the load is over is when people look; rates of the last seconds are of nothing then."""
+    assert page
+    span = [f"--from={scene.span.start:.0f}", f"--to={scene.span.end:.0f}", "--scrape-interval=1"]
+    look = ["--board=et-vs-lt", "--theme=light", "--width=1440"]
+    url = scene.servers["prometheus"].url
+
+    assert main(["render", "--prometheus", url, "--out", str(tmp_path), *span, *look]) == 0
+
+
+@pytest.mark.browser
 def test_a_broken_expression_is_an_error_with_prometheus_own_words(
     draw: Callable[..., Drawn], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,20 @@ def test_equal_loads_are_comparable_and_no_others(
     assert faults(tmp_path, command, series, [(asked, moment, {"{}": comparable})]) == ""
 
 
+@pytest.mark.parametrize(("away", "marks"), [(1, [24, 26]), (10, [42, 44])])
+def test_a_restart_is_marked_however_long_it_took(
+    command: str, tmp_path: Path, away: int, marks: list[int]
+) -> None:
+    """A daemon that was away for longer than a rate looks back has restarted all the more."""
+    labels = 'job="etltd", instance="a:9700", mode="et"'
+    series = {f"etltd_start_time_seconds{{{labels}}}": f"100x9 {'_ ' * away}{122}x40"}
+    asked = interpolate(queries.restarted(), CHOSEN)
+    shown = {f"etltd_start_time_seconds{{{labels}}}": 122.0}
+
+    looks = [(asked, at, shown if at in marks else {}) for at in (16, *marks, 60)]
+    assert faults(tmp_path, command, series, looks) == ""
+
+
 BEGIN = 1_760_000_000
 IDLE, LOAD, REST = 4000, 60, 600  # seconds
 END = BEGIN + IDLE + LOAD

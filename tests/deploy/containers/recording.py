@@ -90,8 +90,8 @@ class Recording:
             endpoint.address, endpoint.scrape_address = (host, 9000), f"{host}:9700"
             self._endpoints.append(endpoint)
             trouble(endpoint, lines)
-        seen = f"count(min by (instance) (timestamp(etltd_messages_dropped_total)) > {time.time()})"
-        self._wait_for(seen, len(MODES))
+        lately = f"timestamp(etltd_messages_dropped_total offset {2 * SCRAPE_SECONDS}s)"
+        self._wait_for(f"count(min by (instance) ({lately}) > {time.time()})", len(MODES))
         self._look(TROUBLE, without="loadclient")
 
     def hang_up(self) -> None:

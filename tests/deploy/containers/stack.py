@@ -25,11 +25,11 @@ GRAFANA = "grafana/grafana:12.0.2"  # as in compose.yaml
 PACE = "services:\n" + "".join(
     f"  {name}:\n    healthcheck: {{interval: 1s}}\n" for name in SERVICES
 )
-# Seldom and from many: on a busy machine a client that is late by less than half a second is no
+# Seldom and from many: on a busy machine a client that is late by less than a second is no
 # bottleneck, and the run counts. It lasts and lingers for as long as a look at everybody may take.
 LOAD = {
     "CONNS": str(CONNECTIONS),
-    "RATE": "3",
+    "RATE": "1",
     "DURATION": "14",
     "WARMUP": "1",
     "LINGER": "15",
@@ -74,7 +74,7 @@ class Stack:
             "ETLT_IMAGE": images.etlt,
             "ETLT_PROBE_IMAGE": images.probe,
             "PROMETHEUS_IMAGE": images.prometheus,
-            "RESULTS": str(folder),
+            "RESULTS": ".",  # of whoever gives the command
         }
 
     def command(self, *arguments: str) -> str:
@@ -82,6 +82,7 @@ class Stack:
         done = subprocess.run(
             [str(REPOSITORY / "deploy/stack.sh"), *arguments],
             env=self._environment,
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
