@@ -6,6 +6,7 @@ exporters do not, so each is asked at the moments at which the expressions are t
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from tests.boards.asking import Prometheus, Span
 from tests.boards.rig import MODES, trouble
 from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
 from tests.deploy.containers.engine import KNOWS_BPF
+from tests.probes.test_daemon import read_samples
 from tests.system.rig import Endpoint
 from tests.waiting import until
 
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 60
 SCRAPE_SECONDS = 2  # as in prometheus.yaml
 SETTLED_SECONDS = 3 * SCRAPE_SECONDS
-MEASURED_SECONDS = 6  # more than a step at which the boards look for a run
+MEASURED_SECONDS = 7  # more than a step at which the boards look for a run
+LOAD_SECONDS = 180  # from the command to its end, containers made and health awaited
 TARGETS = {
     "etltd": ("etltd-lt:9700", "etltd-et:9700"),
     "etlt-probe": ("etlt-probe:9701",),
@@ -48,6 +51,7 @@ class Recording:
         self._said: dict[str, Samples] = {}
         self._at: dict[str, float] = {}
         self._endpoints: list[Endpoint] = []
+        self._clients: dict[str, str] = {}  # addresses
 
     @property
     def spans(self) -> dict[str, Span]:
@@ -73,14 +77,38 @@ class Recording:
             loading.result()
 
     def _listen(self, loading: Future[None]) -> None:
-        measured = f'etlt_load_phase{{phase="measure"}}[{MEASURED_SECONDS}s]'
-        seen = f"count_over_time({measured}) >= {MEASURED_SECONDS - 1}"
-        self._wait_for(f"count(min_over_time({measured}) == 1 and {seen})", len(MODES), loading)
+        self._wait_until_all(loading, "measure", MEASURED_SECONDS)
         self._look(DURING)
-        self._wait_for('count(etlt_load_phase{phase="linger"} == 1)', len(MODES), loading)
-        settled = time.time() + SETTLED_SECONDS
-        until(lambda: time.time() > settled)
+        self._wait_until_all(loading, "linger", SETTLED_SECONDS)
         self._look(END)
+
+    def _wait_until_all(self, loading: Future[None], phase: str, seconds: float) -> None:
+        """Wait until both clients have said for so long that they are in *phase*."""
+        since = math.inf
+
+        def is_so() -> bool:
+            nonlocal since
+            if loading.done():
+                loading.result()
+                raise AssertionError(f"the load is over, and {phase} was not seen")
+            are = all(self._is_in(phase, name) for name in TARGETS["loadclient"])
+            since = min(since, time.time()) if are else math.inf
+            return time.time() >= since + seconds
+
+        until(is_so, LOAD_SECONDS)
+
+    def _is_in(self, phase: str, client: str) -> bool:
+        service, port = client.split(":")
+        if service not in self._clients:
+            host = self.stack.inner_address(service)
+            if not host:
+                return False
+            self._clients[service] = host
+        try:
+            samples = read_samples(f"http://{self._clients[service]}:{port}/metrics")
+        except OSError:  # it does not listen yet
+            return False
+        return [value for _, by, value in samples if by.get("phase") == phase] == [1]
 
     def trouble(self) -> None:
         """Have peers that say too much, and that do not read."""
@@ -110,13 +138,6 @@ class Recording:
         self._at[moment] = time.time()
         self._said[moment] = look(TARGETS, without, at)
 
-    def _wait_for(self, expr: str, wanted: float, loading: Future[None] | None = None) -> None:
+    def _wait_for(self, expr: str, wanted: float) -> None:
         """Wait until Prometheus answers *expr* with one number, *wanted*."""
-
-        def is_so() -> bool:
-            if loading is not None and loading.done():
-                loading.result()
-                raise AssertionError(f"the load is over, and {expr} was never {wanted}")
-            return [value for _, value in self.stack.query(expr)] == [wanted]
-
-        until(is_so, PATIENCE_SECONDS)
+        until(lambda: [v for _, v in self.stack.query(expr)] == [wanted], PATIENCE_SECONDS)

@@ -30,7 +30,7 @@ PACE = "services:\n" + "".join(
 LOAD = {
     "CONNS": str(CONNECTIONS),
     "RATE": "1",
-    "DURATION": "14",
+    "DURATION": "16",
     "WARMUP": "1",
     "LINGER": "15",
     "RUN_ID": "test",
