@@ -212,6 +212,10 @@ MUTANTS = [
            "court = replace(court, unfit=()) if cell.control else court", "pass",
            "tests/load/compare/test_verdicts.py::"
            "test_two_equal_daemons_that_differ_are_called_different"),
+    Mutant("a worker that is still importing hears Ctrl-C", "loadclient/crew.py",
+           "with theirs, deaf():", "with theirs:", "tests/load/test_interrupts.py"),
+    Mutant("a signal that a run did not heed is lost", "loadclient/interrupts.py",
+           "            self.hand_over(outer)", "            pass", "tests/load/test_interrupts.py"),
 ]  # fmt: skip
 
 

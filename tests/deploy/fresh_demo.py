@@ -27,7 +27,9 @@ ROOT = Path(__file__).parents[2]
 COLUMNS = 80
 MOST_SECONDS = 120.0
 SET_UP = re.compile(r"^(setup: .*)?$")
-TAKEN_BACK = re.compile(r"[^\n]*\n\r?\x1b\[1A\x1b\[2K")  # the progress bar, when it is over
+TAKEN_BACK = re.compile(
+    r"[^\n]*\n(?:\r|\x1b\[\?25h)*\x1b\[1A\x1b\[2K"
+)  # the progress bar, when it is over
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
