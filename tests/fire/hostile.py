@@ -206,6 +206,7 @@ ATTACKS = {
     "newline-flood": Attack(newline_flood, 2, 50),
     "no-newline": Attack(no_newline, 1024, 16384),
     "flood": Attack(flood, 10, 500),
+    "newline-flood-limited": Attack(newline_flood, 2, 500, ("--rate-limit", "300")),
     "flood-limited": Attack(flood, 100, 2000, ("--rate-limit", "300")),
     "connect-storm": Attack(connect_storm, 500, 100_000),
     "reset-storm": Attack(reset_storm, 500, 100_000),
