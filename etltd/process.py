@@ -52,7 +52,7 @@ def _resident_bytes() -> int:
 def _open_fds() -> int:
     """Return the size of the folder of descriptors: since Linux 6.2 that is how many are open.
 
-    Older kernels say 0, and they are listed: 10 ms for 10,000, in as many pieces in which the loop
+    Older kernels say 0, and they are listed: 12 ms for 10,000, in as many pieces in which the loop
     may have to wait for the interpreter's lock.
     """
     folder = Path("/proc/self/fd")
