@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SEIZE, INTERRUPT, CONTINUE = 0x4206, 0x4207, 7  # ptrace(2)
 EVERY_THREAD = 0x40000000  # __WALL, waitpid(2)
+WAITS = ("232", "281") if platform.machine() == "x86_64" else ("22",)  # epoll_wait, epoll_pwait
 HELD = "held"
 PYTHON = (sys.executable, __file__)
 
@@ -39,19 +42,23 @@ def stalled(pid: int, command: Sequence[str] = PYTHON) -> Iterator[None]:
 
 
 def hold(pid: int) -> None:
-    """Stop the main thread within a system call, where it has not the interpreter's lock."""
+    """Stop the main thread where it waits in epoll, and neither has nor wants the lock.
+
+    Whoever lets go of the interpreter's lock waits until the thread that wanted it has it.
+    """
     trace(SEIZE, pid)
     while True:
         trace(INTERRUPT, pid)
         os.waitpid(pid, EVERY_THREAD)
-        if is_in_a_call(pid):
+        if is_waiting(pid):
             return
         trace(CONTINUE, pid)
+        time.sleep(0.01)  # let it get there
 
 
-def is_in_a_call(pid: int) -> bool:
-    """Tell whether a thread that is stopped was in a system call; see proc_pid_syscall(5)."""
-    return Path(f"/proc/{pid}/task/{pid}/syscall").read_text().split()[0] not in ("-1", "running")
+def is_waiting(pid: int) -> bool:
+    """Tell whether a thread that is stopped was in epoll_wait(2); see proc_pid_syscall(5)."""
+    return Path(f"/proc/{pid}/task/{pid}/syscall").read_text().split()[0] in WAITS
 
 
 def trace(request: int, pid: int) -> None:
