@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from _pytest.nodeid import NodeId
 
@@ -30,6 +31,11 @@ TOGETHER = {
     "boards/test_on_prometheus.py": "scene",
     "boards/test_render.py": "scene",
 }
+
+
+# A deadline of wall-clock time would say how busy the machine is.
+hypothesis.settings.register_profile("etlt", deadline=None)
+hypothesis.settings.load_profile("etlt")
 
 
 def pytest_configure() -> None:

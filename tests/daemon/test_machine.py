@@ -262,7 +262,7 @@ def test_no_interleaving_loses_tears_doubles_or_reorders(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES, stateful_step_count=STEPS, deadline=None,
+            max_examples=EXAMPLES, stateful_step_count=STEPS,
             suppress_health_check=list(HealthCheck),
         ),
     )  # fmt: skip

@@ -218,9 +218,7 @@ def test_both_modes_give_every_peer_the_same_bytes() -> None:
     assert transcripts[0][4].endswith(b"[USER2] whole\n[USER3] end\n")
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

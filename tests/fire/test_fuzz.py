@@ -29,7 +29,7 @@ def test_nothing_in_the_corpus_breaks_it(target: str) -> None:
 def test_nothing_that_hypothesis_thinks_of_breaks_it(target: str) -> None:
     @given(st.binary(max_size=200))
     @example(bytes(range(256)))
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     def play(data: bytes) -> None:
         TARGETS[target](data)
 

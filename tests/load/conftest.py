@@ -14,13 +14,13 @@ import pytest
 from loadclient.cli import main
 from loadclient.daemon import running_daemon
 from loadclient.result import RunResult
+from tests.busy import BUSY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from loadclient.daemon import Daemon
 
-BUSY = "the client itself was the bottleneck"  # what a busy machine makes of a good client
 TRIES = 6
 FAULTY_SERVER = Path(__file__).with_name("faulty_server.py")
 

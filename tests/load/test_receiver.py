@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loadclient.ledger import Profile
@@ -88,7 +88,6 @@ def chunked(data: bytes, cuts: list[int]) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("full", [False, True], ids=["sampled", "full"])
 @given(cuts=st.lists(st.integers(0, len(STREAM)), max_size=8).map(sorted))
-@settings(deadline=None)
 def test_it_does_not_matter_where_the_stream_is_cut(*, full: bool, cuts: list[int]) -> None:
     ear = Ear(full=full)
     for chunk in chunked(STREAM, cuts):

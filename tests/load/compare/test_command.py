@@ -320,7 +320,7 @@ def test_two_given_daemons_are_compared_by_what_they_say_they_are(folder: Path) 
         code = compare(
             "--a", f"127.0.0.1:{a.address[1]}", "--a-metrics", a.metrics,
             "--b", f"127.0.0.1:{b.address[1]}", "--b-metrics", b.metrics,
-            "--json", "x.json", "--html", "x.html", "--quiet", *SMALL,
+            "--json", "x.json", "--html", "x.html", "--quiet", "--rate", 10, *SMALL,
         )  # fmt: skip
     study = Study.from_json((folder / "x.json").read_text())
     cell = study.cells[0]

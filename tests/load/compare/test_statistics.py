@@ -39,7 +39,7 @@ def test_p_is_that_of_the_exact_signed_rank_test(differences: list[float]) -> No
     assert estimate(differences, 0.95).p == pytest.approx(oracle_p(differences))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(samples)
 def test_the_interval_is_what_the_oracle_does_not_reject(differences: list[float]) -> None:
     """Just inside both ends a shift is accepted, just outside it is rejected."""

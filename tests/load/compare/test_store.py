@@ -45,7 +45,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     assert tuple(raw.slices.values()) == SLICES
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(cut=st.integers(0, len(SLICES)), half=st.booleans())
 def test_resuming_gives_the_result_of_an_uninterrupted_study(
     tmp_path_factory: pytest.TempPathFactory, *, cut: int, half: bool
