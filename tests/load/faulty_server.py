@@ -2,7 +2,8 @@
 
 Run it with the name of a fault. It prints its port and, on a second line, that of its counters,
 then serves until it is killed. It is slow, simple and independent of the daemon: what it does right
-is the wire of the chat, and what it does wrong is one thing at a time. Its counters are true.
+is the wire of the chat, and what it does wrong is one thing at a time. Its counters are true. When
+the last client has left, it begins anew: a load that is run again meets the same fault.
 """
 
 from __future__ import annotations
@@ -46,11 +47,8 @@ class Server:
         self.fault = fault
         self.selector = selectors.DefaultSelector()
         self.clients: list[Client] = []
-        self.held: tuple[Client, bytes] | None = None
-        self.late: list[tuple[float, Client, bytes]] = []
-        self.messages = 0
-        self.of_run = 0  # messages since nobody was here: a run may be repeated
-        self.accepted = 0
+        self.begin()
+        self.total = 0
         listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         if fault == "slow":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -61,6 +59,12 @@ class Server:
         for each in (listener, self.counters):
             sys.stdout.write(f"{each.getsockname()[1]}\n")
         sys.stdout.flush()
+
+    def begin(self) -> None:
+        self.held: tuple[Client, bytes] | None = None
+        self.late: list[tuple[float, Client, bytes]] = []
+        self.messages = 0  # since then; all of them count in the total
+        self.accepted = 0
 
     def serve(self) -> None:
         while True:
@@ -86,7 +90,7 @@ class Server:
             sock.settimeout(ASKING_SECONDS)
             sock.recv(65536)
             owed = sum(len(client.outbox) for client in self.clients)
-            text = COUNTERS % (self.messages, owed)
+            text = COUNTERS % (self.total, owed)
             if self.fault == "escapes":
                 text = text.replace('"et"', f'"et{ESCAPES}"')
             sock.sendall(text.encode())
@@ -96,7 +100,7 @@ class Server:
         sock.setblocking(False)
         self.accepted += 1
         if not self.clients:
-            self.of_run = 0
+            self.messages = 0
         if self.fault == "never-reads":
             self.clients.append(Client(sock, self.accepted))  # kept open, never looked at
             return
@@ -130,16 +134,16 @@ class Server:
             self.greet(sender, frame)
             return
         self.messages += 1
-        self.of_run += 1
+        self.total += 1
         if self.fault == "slow":
             sleep(SLOW_SECONDS)
-        guilty = self.of_run % EVERY == 0
+        guilty = self.messages % EVERY == 0
         fault = self.fault
         if fault == "reorder":
             self.reorder(sender, frame, guilty=guilty)
         elif self.is_late(frame):
             self.late.append((monotonic() + LATE_SECONDS, sender, frame))
-        elif fault == "reset" and self.of_run == EVERY:
+        elif fault == "reset" and self.messages == EVERY:
             victim = self.clients[VICTIM]
             victim.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_ABORT)
             self.drop(victim)
@@ -186,8 +190,8 @@ class Server:
     def is_late(self, frame: bytes) -> bool:
         """Tell whether this message is to be held: the last ones, one alone, or all unmarked."""
         return (
-            (self.fault == "late-end" and self.of_run > 150)
-            or (self.fault == "late-once" and self.of_run == EVERY)
+            (self.fault == "late-end" and self.messages > 150)
+            or (self.fault == "late-once" and self.messages == EVERY)
             or (self.fault == "late-unmarked" and b"] e" not in frame)
         )
 
@@ -243,6 +247,8 @@ class Server:
             if client.sock.fileno() in self.selector.get_map():
                 self.selector.unregister(client.sock)
             client.sock.close()
+            if not self.clients:
+                self.begin()
 
 
 if __name__ == "__main__":
