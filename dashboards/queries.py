@@ -41,6 +41,16 @@ def over(numerator: str, denominator: str) -> str:
     return f"{numerator} / ({denominator} > 0)"
 
 
+def of_daemons(metric: str) -> str:
+    """Return the series of a *metric* of the daemons that were chosen, without its ``etltd_``."""
+    return f"etltd_{metric}{{{DAEMON}}}"
+
+
+def gauge(metric: str, by: str) -> str:
+    """Return a gauge of the daemons that were chosen, summed *by* labels."""
+    return f"sum by ({by}) ({of_daemons(metric)})"
+
+
 def rate(series: str, by: str = "", window: str = RATE) -> str:
     """Return the rate per second of a counter, summed *by* labels."""
     return f"sum{_by(by)}(rate({series}[{window}]))"

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards import panels
 from dashboards.panels import Query, rate_of
-from dashboards.queries import DAEMON, RANGE, over, quantile, rate
+from dashboards.queries import RANGE, gauge, of_daemons, over, quantile, rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,22 +44,14 @@ def board() -> Dashboard:
     )
 
 
-def _of(metric: str) -> str:
-    return f"etltd_{metric}{{{DAEMON}}}"
-
-
-def _gauge(metric: str, by: str = BY) -> str:
-    return f"sum by ({by}) ({_of(metric)})"
-
-
 def _now() -> Panels:
-    missed = f"sum by ({BY}) (increase({_of('bus_lost_messages_total')}[{RANGE}]))"
+    missed = f"sum by ({BY}) (increase({of_daemons('bus_lost_messages_total')}[{RANGE}]))"
     return (
         panels.yes_or_no(
             "On the bus",
             "Whether the instance is connected to NATS. It serves its own clients all the same.",
             ("connected", "ALONE"),
-            Query(_gauge("bus_connected"), WHO),
+            Query(gauge("bus_connected", BY), WHO),
             span=8,
             height=5,
         ),
@@ -67,7 +59,7 @@ def _now() -> Panels:
             "Other instances heard of",
             units.Short,
             "Within five seconds. Instances of one subject should all show the same number.",
-            Query(_gauge("bus_peers"), WHO),
+            Query(gauge("bus_peers", BY), WHO),
             span=8,
         ),
         panels.number(
@@ -86,8 +78,8 @@ def _each_and_all() -> Panels:
             "Connections",
             units.Short,
             "Peers connected to each instance, and to all of a mode.",
-            Query(_gauge("connections"), WHO),
-            Query(_gauge("connections", "mode"), f"{{{{mode}}}} {ALL}"),
+            Query(gauge("connections", BY), WHO),
+            Query(gauge("connections", "mode"), f"{{{{mode}}}} {ALL}"),
             kinds=("each", ALL),
         ),
         _rates(
@@ -107,13 +99,13 @@ def _each_and_all() -> Panels:
 
 def _rates(title: str, unit: str, description: str, metric: str) -> timeseries.Panel:
     """Return a counter's rate for every instance, and summed over a mode's."""
-    each, together = rate_of(_of(metric), BY), rate_of(_of(metric), "mode", ALL)
+    each, together = rate_of(of_daemons(metric), BY), rate_of(of_daemons(metric), "mode", ALL)
     return panels.graph(title, unit, description, each, together, kinds=("each", ALL))
 
 
 def _passing() -> Panels:
     messages, batches = (
-        rate(_of(f"bus_published_{what}_total"), BY) for what in ("messages", "batches")
+        rate(of_daemons(f"bus_published_{what}_total"), BY) for what in ("messages", "batches")
     )
     return (
         _both_ways(
@@ -142,8 +134,8 @@ def _both_ways(title: str, unit: str, what: str, description: str) -> timeseries
         title,
         unit,
         description,
-        rate_of(_of(f"bus_published_{what}_total"), BY, "out"),
-        rate_of(_of(f"bus_received_{what}_total"), BY, "in"),
+        rate_of(of_daemons(f"bus_published_{what}_total"), BY, "out"),
+        rate_of(of_daemons(f"bus_received_{what}_total"), BY, "in"),
         kinds=("out", "in"),
     )
 
@@ -163,23 +155,23 @@ def _how_it_passes() -> Panels:
             units.BytesIEC,
             "For NATS (out), and from NATS for the loop (in). At --bus-buffer-bytes messages are "
             "given up.",
-            Query(_gauge("bus_outgoing_bytes"), f"{WHO} out"),
-            Query(_gauge("bus_incoming_bytes"), f"{WHO} in"),
+            Query(gauge("bus_outgoing_bytes", BY), f"{WHO} out"),
+            Query(gauge("bus_incoming_bytes", BY), f"{WHO} in"),
             kinds=("out", "in"),
         ),
         _wide(
             "Reconnects and failures",
             units.OpsPerSecond,
             "Connections to NATS after the first, and those that could not be made.",
-            rate_of(_of("bus_reconnects_total"), BY, "reconnects"),
-            rate_of(_of("bus_connect_failures_total"), BY, "failures"),
+            rate_of(of_daemons("bus_reconnects_total"), BY, "reconnects"),
+            rate_of(of_daemons("bus_connect_failures_total"), BY, "failures"),
             kinds=("reconnects", "failures"),
         ),
     )
 
 
 def _lag(q: float, name: str) -> Query:
-    return Query(quantile(q, _of("bus_lag_seconds_bucket"), BY), f"{WHO} {name}")
+    return Query(quantile(q, of_daemons("bus_lag_seconds_bucket"), BY), f"{WHO} {name}")
 
 
 def _wide(
@@ -196,16 +188,16 @@ def _lost() -> Panels:
             "Missed",
             units.MessagesPerSecond,
             "Messages of others that never came, wherever they were lost.",
-            rate_of(_of("bus_lost_messages_total"), BY),
+            rate_of(of_daemons("bus_lost_messages_total"), BY),
         ),
         panels.graph(
             "Gaps, late messages, strangers",
             units.OpsPerSecond,
             "Gaps in the numbers; messages that came twice or after they were given up; and what "
             "came over the subject and is nobody's of us.",
-            rate_of(_of("bus_gaps_total"), "mode", "gaps"),
-            rate_of(_of("bus_late_messages_total"), "mode", "late"),
-            rate_of(_of("bus_foreign_envelopes_total"), "mode", "strangers"),
+            rate_of(of_daemons("bus_gaps_total"), "mode", "gaps"),
+            rate_of(of_daemons("bus_late_messages_total"), "mode", "late"),
+            rate_of(of_daemons("bus_foreign_envelopes_total"), "mode", "strangers"),
             kinds=("gaps", "late", "strangers"),
         ),
         panels.graph(
@@ -213,7 +205,7 @@ def _lost() -> Panels:
             units.MessagesPerSecond,
             "Messages that this side could not pass on: no room for NATS or for the loop, a line "
             "over the server's limit, or a stop without NATS.",
-            rate_of(_of("bus_dropped_messages_total"), "mode, reason"),
+            rate_of(of_daemons("bus_dropped_messages_total"), "mode, reason"),
             kinds=("outgoing_full", "too_large", "unsent", "incoming_full"),
         ),
     )

@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models import units
 
 from dashboards import panels
 from dashboards.panels import Look, Query
-from dashboards.queries import DAEMON, mean, of_targets, over
+from dashboards.queries import DAEMON, gauge, mean, of_daemons, of_targets, over
 
 if TYPE_CHECKING:
     from grafana_foundation_sdk.builders import bargauge, timeseries
@@ -44,25 +44,17 @@ def board() -> Dashboard:
     )
 
 
-def _of(metric: str) -> str:
-    return f"etltd_{metric}{{{DAEMON}}}"
-
-
-def _gauge(metric: str) -> str:
-    return f"sum by ({BY}) ({_of(metric)})"
-
-
 def _levels(
     title: str, unit: str, description: str, metric: str, **look: Unpack[Look]
 ) -> timeseries.Panel:
     """Return a gauge of every daemon."""
-    return panels.graph(title, unit, description, Query(_gauge(metric), WHO), **look)
+    return panels.graph(title, unit, description, Query(gauge(metric, BY), WHO), **look)
 
 
 def _rates(
     title: str, unit: str, description: str, metric: str, by: str = BY, **look: Unpack[Look]
 ) -> timeseries.Panel:
-    return panels.rates(title, unit, description, _of(metric), by, **look)
+    return panels.rates(title, unit, description, of_daemons(metric), by, **look)
 
 
 def _is_up() -> Panels:
@@ -79,7 +71,7 @@ def _is_up() -> Panels:
             "Ready",
             "What /readyz says: the loop ticks, and new peers are taken in.",
             ("ready", "NOT READY"),
-            Query(f"min by ({BY}) ({_of('ready')})", WHO),
+            Query(f"min by ({BY}) ({of_daemons('ready')})", WHO),
             span=4,
             height=5,
         ),
@@ -87,7 +79,7 @@ def _is_up() -> Panels:
             "Up since",
             units.DateTimeFromNow,
             "When the daemon started.",
-            Query(f"max by ({BY}) ({_of('start_time_seconds')}) * 1000", WHO),
+            Query(f"max by ({BY}) ({of_daemons('start_time_seconds')}) * 1000", WHO),
             pixels=16,
         ),
     )
@@ -109,7 +101,7 @@ def _limits() -> Panels:
 
 
 def _share(title: str, description: str, metrics: tuple[str, str]) -> bargauge.Panel:
-    taken, limit = (_gauge(metric) for metric in metrics)
+    taken, limit = (gauge(metric, BY) for metric in metrics)
     return panels.share(title, description, Query(over(taken, limit), WHO), warn=0.7, bad=0.9)
 
 
@@ -132,7 +124,7 @@ def _messages() -> Panels:
             units.Seconds,
             "From the return of epoll_wait to the end of the tick: how long the slowest peer "
             "of a tick waits for its turn.",
-            _of("tick_seconds_bucket"),
+            of_daemons("tick_seconds_bucket"),
             "mode",
         ),
     )
@@ -242,8 +234,8 @@ def _loop() -> Panels:
             "Bytes",
             units.BytesPerSecondIEC,
             "Bytes read from peers, and bytes that the kernel took for them.",
-            panels.rate_of(_of("received_bytes_total"), "mode", "in"),
-            panels.rate_of(_of("sent_bytes_total"), "mode", "out"),
+            panels.rate_of(of_daemons("received_bytes_total"), "mode", "in"),
+            panels.rate_of(of_daemons("sent_bytes_total"), "mode", "out"),
             kinds=("in", "out"),
         ),
     )
@@ -269,8 +261,8 @@ def _connections() -> Panels:
             "Connections",
             units.Short,
             "Peers connected now, and the most there were at one time.",
-            Query(_gauge("connections"), f"{WHO} now"),
-            Query(_gauge("connections_high_water"), f"{WHO} high water"),
+            Query(gauge("connections", BY), f"{WHO} now"),
+            Query(gauge("connections_high_water", BY), f"{WHO} high water"),
             kinds=("now", "high water"),
             height=11,
         ),
@@ -278,8 +270,8 @@ def _connections() -> Panels:
             "Accepted and closed, by reason",
             units.OpsPerSecond,
             "Connections admitted, and why connections ended.",
-            panels.rate_of(_of("connections_accepted_total"), "mode", "accepted"),
-            panels.rate_of(_of("connections_closed_total"), "mode, reason"),
+            panels.rate_of(of_daemons("connections_accepted_total"), "mode", "accepted"),
+            panels.rate_of(of_daemons("connections_closed_total"), "mode, reason"),
             kinds=(
                 *("accepted", "eof", "idle", "timeout"),
                 *("slow_consumer", "reset", "error", "shutdown"),

@@ -19,7 +19,7 @@ from tests.probes.rig import PATIENCE_SECONDS, PROBE, REPOSITORY, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from typing import Any
+    from typing import IO, Any
 
     from tests.probes.rig import Exporter
 
@@ -253,6 +253,18 @@ def test_a_process_that_names_itself_with_escapes_moves_no_cursor(form: tuple[st
     assert not set("\x1b\r\x9b") & set(result.stdout + result.stderr)
 
 
+def once_into(out: IO[str] | int, pid: int, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the probe on a process for a moment, with *out* as its standard output."""
+    return subprocess.run(
+        [*PROBE, "--once", "--pid", str(pid), "--duration", "0.1", *more],
+        stdout=out,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        cwd=REPOSITORY,
+    )
+
+
 @pytest.mark.kernel
 @pytest.mark.parametrize("form", [(), ("--json",)], ids=["table", "json"])
 def test_a_reader_that_has_gone_is_no_traceback(
@@ -263,14 +275,7 @@ def test_a_reader_that_has_gone_is_no_traceback(
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        result = subprocess.run(
-            [*PROBE, "--once", "--pid", str(target.pid), "--duration", "0.1", *form],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            cwd=REPOSITORY,
-        )
+        result = once_into(writing, target.pid, *form)
     finally:
         os.close(writing)
 
@@ -284,14 +289,7 @@ def test_a_full_disk_is_a_sentence(form: tuple[str, ...], workload: Callable[...
     """What was counted is lost; it must be said, and not by a traceback."""
     target = workload("et", rounds=11)
     with Path("/dev/full").open("w") as full:
-        result = subprocess.run(
-            [*PROBE, "--once", "--pid", str(target.pid), "--duration", "0.1", *form],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            cwd=REPOSITORY,
-        )
+        result = once_into(full, target.pid, *form)
 
     assert result.returncode == 1
     assert result.stderr.splitlines()[1:] == [

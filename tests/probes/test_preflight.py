@@ -89,15 +89,20 @@ def test_an_unknown_machine_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) 
         preflight.check()
 
 
-def refused(*command: str) -> str:
-    """Run the probe; return its one sentence of refusal."""
-    result = subprocess.run(
+def once(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run the probe on the process that started us."""
+    return subprocess.run(
         [*command, "--pid", str(os.getppid()), "--once", "--duration", "0.1"],
         capture_output=True,
         text=True,
         check=False,
         cwd=REPOSITORY,
     )
+
+
+def refused(*command: str) -> str:
+    """Run the probe; return its one sentence of refusal."""
+    result = once(*command)
     assert result.returncode == 1, result
     assert result.stdout == ""
     assert result.stderr.startswith("etlt-probe: ")
@@ -130,14 +135,7 @@ def test_a_process_that_cannot_be_held_is_a_sentence() -> None:
 @pytest.mark.kernel
 def test_a_file_in_memory_is_not_needed_to_count() -> None:
     """It only keeps what the compiler says for the case that it fails."""
-    filtered = (sys.executable, "-m", "tests.probes.seccomp", "memfd_create", "ENOSYS", *PROBE)
-    result = subprocess.run(
-        [*filtered, "--pid", str(os.getppid()), "--once", "--duration", "0.1"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=REPOSITORY,
-    )
+    result = once(sys.executable, "-m", "tests.probes.seccomp", "memfd_create", "ENOSYS", *PROBE)
 
     assert result.returncode == 0, result
     assert "complete: " in result.stdout
