@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from loadclient.compare.bench import Daemons
     from loadclient.compare.choices import CompareOptions
-    from loadclient.compare.study import Cell, KernelCounts, OriginalRow, Woken
+    from loadclient.compare.study import KernelCounts, OriginalRow, Woken
     from loadclient.network.link import Network
 
 EXIT_OK = 0
@@ -225,8 +225,7 @@ def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
     design = choices.decided(options, given)
     for sentence in designs.doubts(design):
         raise UsageError(sentence)
-    for cell in design.cells:
-        _check_cell(design, cell)
+    check_loads(design)
     header = store.Header(
         study_id=time.strftime("%Y%m%d-%H%M%S"),
         started=time.time(),
@@ -241,13 +240,17 @@ def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
     return path, store.Raw(header, {})
 
 
-def _check_cell(design: Design, cell: Cell) -> None:
-    """Refuse a load that contradicts itself, before any daemon is started."""
+def check_loads(design: Design) -> None:
+    """Refuse a load that contradicts itself, before any daemon is started.
+
+    Raises UsageError.
+    """
     nowhere = Daemon(0, ("", 0), "http://")
-    try:
-        check(load(design, cell, designs.Step(0, cell.name, 0, "a"), nowhere))
-    except UsageError as error:
-        raise UsageError(f"{cell.name}: {error}") from error
+    for cell in design.cells:
+        try:
+            check(load(design, cell, designs.Step(0, cell.name, 0, "a"), nowhere))
+        except UsageError as error:
+            raise UsageError(f"{cell.name}: {error}") from error
 
 
 def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:

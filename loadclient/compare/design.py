@@ -245,13 +245,11 @@ def longest(shape: Shape) -> int:
 
 
 def _slow(share: int) -> Shape:
-    return replace(
-        ALL_TALK,
-        name=f"{share} % read slowly",
-        slow_readers=ALL_TALK.conns * share // 100,
-        slow_reader_rate=SLOW_READER_RATE,
-        rcvbuf=int(SMALL_BUFFERS),
-    )
+    shape = replace(ALL_TALK, name=f"{share} % read slowly", rcvbuf=int(SMALL_BUFFERS))
+    if not share:  # a rate that nobody reads at is refused
+        return shape
+    slow_readers = ALL_TALK.conns * share // 100
+    return replace(shape, slow_readers=slow_readers, slow_reader_rate=SLOW_READER_RATE)
 
 
 def without_churn(design: Design) -> Design:

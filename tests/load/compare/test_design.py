@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loadclient.compare.command import check_loads
 from loadclient.compare.design import (
     CHURN,
     SHAPES,
@@ -105,6 +106,11 @@ def test_pairs_stay_in_order_within_a_cell() -> None:
 def test_presets_can_show_something(design: Design) -> None:
     assert list(doubts(design)) == []
     assert sum(cell.control for cell in design.cells) == 1
+
+
+@pytest.mark.parametrize("design", [quick(), full()], ids=lambda design: design.preset)
+def test_a_preset_is_not_refused_by_the_load_client(design: Design) -> None:
+    check_loads(design)
 
 
 def test_quick_takes_about_three_minutes_and_full_half_an_hour() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from loadclient.compare.command import check_loads
 from loadclient.compare.design import full, plan, quick
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import Design, Fitness, Study
@@ -126,6 +127,11 @@ def test_the_main_study_asks_what_the_full_design_asks() -> None:
     """Written down, so that a preset that changes does not change the study."""
     assert plan(design("et-vs-lt")) == plan(replace(full(), seed=1))
     assert "loadclient compare --study results/et-vs-lt.toml" in (HERE / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_printed_command_is_not_refused(name: str) -> None:
+    check_loads(design(name))
 
 
 @pytest.mark.parametrize("name", NAMES)
