@@ -22,6 +22,7 @@ NEAR_LIMIT = 0.9  # of a limit: what is left is time to act
 # A client tells its totals once a second: a rate over 30 s may be wrong by 3 % on either side.
 LIVE_TOLERANCE = 0.1
 ANSWERS = 0.7  # least share of scrapes: one that fails every other time is down, too
+ONE_OUTAGE = 2  # changes: it went and came back; more of them within the window are flapping
 UNREAD = 0.4  # of the bytes sent: all those of one daemon of two, which is half
 STEADY_SECONDS = 30  # of both loads, before they are compared: many runs last a minute
 HEAD = "# Made by `etlt-dashboards build`; edit dashboards/rules.py instead.\n"
@@ -208,8 +209,16 @@ def comparison_invalid(reasons: Iterable[str] = tuple(INVALID_BECAUSE)) -> str:
 
 
 def _unanswered(job: str) -> str:
-    """Return a condition: a target of *job* does not answer, or often does not."""
-    return f'up{{job="{job}"}} == 0 or avg_over_time(up{{job="{job}"}}[5m]) < {ANSWERS}'
+    """Return a condition: a target of *job* does not answer, or comes and goes.
+
+    The share of answers alone would stay low for minutes after a slow start or an outage, and where
+    the target was taken out of the configuration.
+    """
+    up = f'up{{job="{job}"}}'
+    return (
+        f"{up} == 0\nor (avg_over_time({up}[5m]) < {ANSWERS}\n"
+        f"  and changes({up}[5m]) > {ONE_OUTAGE} and {up})"
+    )
 
 
 _RECEIVED = 'etltd_received_bytes_total{job="etltd"}'
@@ -219,7 +228,7 @@ _SENT = _by_mode('etlt_load_sent_bytes_total{job="loadclient", mode=~"et|lt"}')
 ALERTS = (
     Alert(
         "EtltdDown",
-        f'{_unanswered("etltd")} or absent(up{{job="etltd"}})',
+        f'{_unanswered("etltd")}\nor absent(up{{job="etltd"}})',
         "1m",
         "critical",
         "etltd{{ with $labels.instance }} {{ . }}{{ end }} cannot be scraped",

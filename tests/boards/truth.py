@@ -27,6 +27,7 @@ EXTRAPOLATION = 0.08  # of a rate over some twenty samples or more
 IDLE_COUNTS = 3.0  # calls of an idle loop between our look and Prometheus'
 MEASURED = 0.25  # by which a part of the load may differ from all of it; exactly: test_verdict.py
 FAILED = 0.3  # of the scrapes, on a busy machine
+FLAPS = 4  # by which two of them show
 QUANTILE = 0.3  # of a bucket, which is as wide as it is high
 NONE: frozenset[tuple[str, str]] = frozenset()
 Value = Callable[[View], Values]
@@ -432,10 +433,18 @@ UNREAD = replace(  # each of two greater figures that are hardly the same
     },
     slack=EXTRAPOLATION * CONNECTIONS * RATE * 64,
 )
+
+
+def answering(name: str) -> list[Truth]:
+    """Return that targets which have a series are up, how often they were, and how often not."""
+    known = ((1, 0), (1, FAILED), (0, FLAPS))
+    return [each(name, "job", "instance", value=value, slack=slack) for value, slack in known]
+
+
 # Of an alert, what is compared with a limit, in its order.
 ALERTS = {
-    "EtltdDown": [each("etltd_build_info", "job", "instance", slack=s) for s in (0, FAILED)],
-    "EtltProbeDown": [each(f"{P}collect_seconds", "job", "instance", slack=s) for s in (0, FAILED)],
+    "EtltdDown": answering("etltd_build_info"),
+    "EtltProbeDown": answering(f"{P}collect_seconds"),
     "EtltdLoopStalled": [rate("etltd_epoll_waits_total", *TARGET)],
     "EtltdInputUnread": [UNREAD],
     "EtltdOutputStuck": [
