@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 import tomllib
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path  # noqa: TC003 - cyclopts resolves the annotations
 from typing import TYPE_CHECKING, Annotated
@@ -43,6 +43,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 RESCAN_SECONDS = 0.5  # how late a new process may be noticed; an exit is noticed at once
 TABLE_COLUMNS = 110  # when the output is not a terminal
 PREFIX = "ETLT_PROBE_"
+ASKING = {"--help", "-h", "--version"}
 NO_OPTIONS = ("CONFIG", "IMAGE", "CAP_1", "CAP_2")  # but the last three are deploy/compose.yaml's
 
 app = App(
@@ -63,7 +64,8 @@ def watch(config: Config | None = None) -> int:
         return _usage(problem)
     try:
         if config.print_source:
-            print(source(_build(config)), end="")
+            with _written("the program"):
+                print(source(_build(config)), end="")
             return DONE
         return _watch(config)
     except Refused as refusal:
@@ -106,10 +108,16 @@ def misspelt(environment: Mapping[str, str]) -> str | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     _fill_gaps()
+    tokens = [*(sys.argv[1:] if arguments is None else arguments)]
+    status: int | None = DONE
     try:
-        status: int | None = app.meta(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        with _written("the answer") if ASKING & {*tokens} else nullcontext():
+            status = app.meta(
+                tokens, exit_on_error=False, print_error=False, result_action="return_value"
+            )
+    except Refused as refusal:
+        _say(str(refusal))
+        return FAILED
     except UnusedCliTokensError as error:
         return _usage(f"{' '.join(error.unused_tokens or [])} is not an option; see --help")
     except CycloptsError as error:
@@ -194,22 +202,29 @@ def _once(config: Config, watch: Watch) -> int:
     with _signals() as stop:  # from the first count on, a signal is a wish to see them
         changes = watch.refresh()
         if not watch.targets:
-            raise Refused("; ".join(changes)) if changes else _nobody(config)
+            raise Refused("; ".join(changes) or _nobody(config.comm))
         _tell(changes)
         _follow(watch, stop, started + config.duration, is_over=lambda: _is_over(config, watch))
     watch.stop_counting()
     seconds = time.monotonic() - started
     snapshot = watch.snapshot()
+    with _written("what was counted"):
+        _print(config, snapshot, seconds)
+    return DONE
+
+
+@contextmanager
+def _written(what: str) -> Iterator[None]:
+    """Have what is printed within be written, unless its reader has read enough. Raises Refused."""
     try:
         with suppress(SystemExit):  # how rich says that the reader has gone
-            _print(config, snapshot, seconds)
+            yield
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:
         _point_at_nothing(sys.stdout.fileno())
     except OSError as error:
         _point_at_nothing(sys.stdout.fileno())
-        raise Refused(f"cannot write what was counted: {error.strerror}") from error
-    return DONE
+        raise Refused(f"cannot write {what}: {error.strerror}") from error
 
 
 def _print(config: Config, snapshot: Snapshot, seconds: float) -> None:
@@ -220,13 +235,9 @@ def _print(config: Config, snapshot: Snapshot, seconds: float) -> None:
         report.print_table(snapshot, seconds, Console(width=width), lite=config.lite)
 
 
-def _nobody(config: Config) -> Refused:
-    wanted = " or ".join(config.comm)
-    return Refused(
-        f"no process here has a name that begins with {wanted}: start it first"
-        if wanted
-        else f"process {config.pid[0]} has exited before it could be counted"
-    )
+def _nobody(comms: tuple[str, ...]) -> str:
+    wanted = " or ".join(comms)
+    return f"no process here has a name that begins with {wanted}: start it first"
 
 
 def _serve(config: Config, watch: Watch) -> int:
@@ -240,10 +251,11 @@ def _serve(config: Config, watch: Watch) -> int:
             f"cannot listen on --host {config.host} --port {config.port}: {error.strerror}"
         ) from error
     with _signals() as stop:
-        _tell(watch.refresh())
+        changes = watch.refresh()
+        if not watch.targets and not config.comm:
+            raise Refused("; ".join(changes))
+        _tell(changes)
         if not watch.targets:
-            if not config.comm:
-                raise _nobody(config)
             _say(f"no process is called {' or '.join(config.comm)} yet; waiting for it")
         where = f"serving http://{_authority(config.host, server.server_port)}/metrics"
         _say(where)
@@ -305,9 +317,11 @@ def _follow(
             poll.register(target.pidfd, select.POLLIN)
         left = max(0.0, deadline - time.monotonic())
         ready = poll.poll(min(left, RESCAN_SECONDS) * 1000)
+        _tell(
+            watch.refresh()
+        )  # also at a signal: what has changed by then is a doubt of these counts
         if any(fd == stop.fileno() for fd, _ in ready):
             return
-        _tell(watch.refresh())
 
 
 @contextmanager

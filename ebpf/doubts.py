@@ -69,7 +69,7 @@ def many(count: int, one: str, more: str = "") -> str:
 def _of_targets(snapshot: Snapshot) -> Iterator[Doubt]:
     process = ("process", "processes")
     if count := snapshot.left_out:
-        text = f"{many(count, *process)} of these names not counted, for lack of room or of reach"
+        text = f"{many(count, *process)} not counted: out of room, out of reach, or gone too soon"
         yield Doubt("unwatched", count, text)
     if count := snapshot.misnamed:
         text = f"{many(count, *process)} counted under the name before, for lack of room"

@@ -173,6 +173,8 @@ def open_target(pid: int, proc: Path = PROC) -> Target | None:
     except ProcessLookupError:
         return None
     except OSError as error:
+        if not (proc / str(pid)).exists():  # EINVAL, ENOENT: it ended while the kernel looked
+            return None
         raise Refused(f"process {pid} cannot be taken hold of: {error.strerror}") from error
     try:
         refuse_other_interface(pid, proc)

@@ -283,8 +283,8 @@ class Watch:
 
     def _admit_new(self) -> list[str]:
         watched = {target.pid for target in self.targets}
-        pids, self._pids_to_open = self._pids_to_open, []
-        pids += targets.find_by_name(self._wanted, self._proc)
+        asked_for, self._pids_to_open = self._pids_to_open, []
+        pids = [*asked_for, *targets.find_by_name(self._wanted, self._proc)]
         self._unwatched &= set(pids)
         changes = []
         for pid in dict.fromkeys(pids):
@@ -293,12 +293,15 @@ class Watch:
             try:
                 target = targets.open_target(pid, self._proc)
             except Refused as refusal:
-                if pid in self._wanted.pids:
+                if pid in asked_for:
                     raise
                 changes += self._leave_out(pid, f"not counted: {refusal}")
                 continue
             if target:
                 changes += self._admit(target)
+            elif pid in asked_for:
+                gone = f"process {pid} has exited before it could be counted"
+                changes += self._leave_out(pid, gone)
         return changes
 
     def _leave_out(self, pid: int, sentence: str) -> list[str]:
@@ -310,7 +313,7 @@ class Watch:
         return [sentence]
 
     def _admit(self, target: Target) -> list[str]:
-        group = self._group_of(target) if None in self._slots else None
+        group = self._group_of_new(target) if None in self._slots else None
         if group is None:
             os.close(target.pidfd)
             return self._leave_out(
@@ -347,14 +350,21 @@ class Watch:
                 )
                 self._counter.adopt(thread, tid)
 
+    def _group_of_new(self, target: Target) -> int | None:
+        """Return the kernel group for a *target* that nothing is counted of yet, or None: no room.
+
+        It has no name to leave anything under: if it is only starting, it is shown when it has one.
+        """
+        if not target.is_starting or None not in self._labels:
+            return self._group_of(target)
+        group = self._labels.index(None)
+        self._labels[group] = label_of(target)
+        self._starting[group] = time.monotonic() + STARTING_SECONDS
+        return group
+
     def _group_of(self, target: Target) -> int | None:
-        """Return the kernel group for *target*, or None: no room."""
+        """Return the kernel group for the name of *target*, or None: no room."""
         label = label_of(target)
-        if target.is_starting and None in self._labels:
-            group = self._labels.index(None)
-            self._labels[group] = label
-            self._starting[group] = time.monotonic() + STARTING_SECONDS
-            return group
         if label not in self._homes:
             if None not in self._labels:
                 return None

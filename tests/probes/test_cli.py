@@ -297,6 +297,44 @@ def test_a_full_disk_is_a_sentence(form: tuple[str, ...], workload: Callable[...
     ]
 
 
+@pytest.mark.parametrize("option", ["--help", "--version", "--print-source"])
+def test_an_answer_that_cannot_be_written_is_a_sentence(option: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*PROBE, option], stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            cwd=REPOSITORY,
+        )  # fmt: skip
+
+    assert result.returncode == 1
+    assert result.stderr.startswith("etlt-probe: cannot write the ")
+    assert result.stderr.endswith(": No space left on device\n")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.kernel
+def test_a_signal_leaves_no_change_unseen() -> None:
+    """Who had begun since the last look, up to half a second before, was no doubt."""
+    name = f"late-{os.getpid()}"
+    with (
+        called(name),
+        subprocess.Popen(
+            [*PROBE, "--once", "--json", "--comm", name, "--duration", "600"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY,
+        ) as probe,
+    ):  # fmt: skip
+        try:
+            assert probe.stderr is not None
+            assert "watching process" in probe.stderr.readline()
+            with called(name):
+                probe.send_signal(signal.SIGINT)
+                out, _ = probe.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            probe.kill()
+
+    (doubt,) = (one for one in json.loads(out)["doubts"] if "noticed" in one)
+    assert doubt == "1 process noticed up to 0.5 s late; what was done before is missing"
+
+
 @pytest.mark.kernel
 def test_an_exporter_whose_log_nobody_reads_goes_on(exporter: Callable[..., Exporter]) -> None:
     """As in `etlt-probe ... 2>&1 | head -1`: it ended at its next word."""

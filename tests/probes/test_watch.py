@@ -25,10 +25,9 @@ if TYPE_CHECKING:
 
 IDLE = [0] * (len(LOOP_FIELDS) + 15)
 SECOND = 1_000_000_000
-RENAME_TWICE = """
+RENAME = """
 printf "$0" >/proc/self/comm; echo
-read -r again; printf "$again" >/proc/self/comm; echo
-read -r end
+while read -r again; do printf "$again" >/proc/self/comm; echo; done
 """
 
 
@@ -93,7 +92,7 @@ def named() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
 
     def start(name: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            ["bash", "-c", RENAME_TWICE, name],
+            ["bash", "-c", RENAME, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
@@ -229,6 +228,23 @@ def test_a_process_that_was_left_out_stays_a_doubt_when_it_has_ended(
     observed.close()
 
 
+def test_a_pid_that_ended_before_it_could_be_opened_is_said_and_stays_a_doubt(
+    named: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    """The counts of the others were `complete` then."""
+    here, gone = named("etlt-here"), named("etlt-gone")
+    gone.kill()
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)  # its entry in /proc stays
+    observed = watch(Wanted(pids=(here.pid, gone.pid)), Table())
+
+    said = observed.refresh()
+    assert said[-1] == f"process {gone.pid} has exited before it could be counted"
+    assert observed.refresh() == []
+    assert observed.snapshot().unwatched == 0
+    assert reasons(observed) == {"unwatched": 1}
+    observed.close()
+
+
 def test_a_new_name_without_room_is_said_once_and_is_a_doubt(
     named: Callable[[str], subprocess.Popen[bytes]],
 ) -> None:
@@ -291,6 +307,26 @@ def test_a_new_name_is_a_doubt_and_takes_no_time_from_the_old(
     assert new.pids == (process.pid,)
     assert new.counts.blocked_ns <= new.counts.loop_ns < 100 * SECOND
     assert reasons(observed) == {"renamed": 1}
+    observed.close()
+
+
+def test_a_name_that_a_daemon_starts_with_takes_no_time_from_the_old(
+    named: Callable[[str], subprocess.Popen[bytes]],
+) -> None:
+    """A shell that becomes the daemon: what it had lived until then went over to the daemon."""
+    table, process = Table(), named("etlt-shell")
+    observed = watch(Wanted(pids=(process.pid,)), table, groups=3)
+    observed.refresh()
+    began = time.clock_gettime_ns(time.CLOCK_MONOTONIC) - 1000 * SECOND
+    table.adopt(ThreadRow(0, began, -1, process.pid, 0, slept=False, is_loop=True), process.pid)
+    for name in ("etltd", "etltd-et"):
+        rename(process, name)
+        observed.refresh()
+    lived = {group.label.comm: group.counts.loop_ns for group in observed.snapshot().groups}
+
+    assert 1000 * SECOND <= lived.pop("etlt-shell") < 1100 * SECOND
+    assert min(lived.values()) >= 0
+    assert lived["etltd-et"] < 100 * SECOND
     observed.close()
 
 
