@@ -19,9 +19,10 @@ from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliToke
 from cyclopts.config import Dict, Env
 
 from etltd.config import Config, File
-from etltd.daemon import Daemon, StartError
+from etltd.daemon import Daemon
 from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
+from etltd.ports import StartError
 from etltd.succession import offered
 from etltd.version import commit, version
 

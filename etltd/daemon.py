@@ -1,7 +1,6 @@
 """Assembly and phases: STARTING, SERVING, STOPPING, STOPPED.
 
-Ready means what it says: READY=1 goes out after the sockets listen and epoll is armed, and the
-watchdog is fed from the loop itself, so a loop that hangs is a daemon that gets restarted.
+Ready means what it says: READY=1 goes out after the sockets listen and epoll is armed.
 
 SIGUSR2 asks for a successor: a new version of the program, or of its options, that goes on with the
 same clients. `etltd.succession` says how; here is when, and what must be at rest for it. SIGUSR1 is
@@ -18,18 +17,16 @@ import contextlib
 import os
 import signal
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from time import monotonic_ns
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from etltd import fdstore, metrics, process, snapshot, succession, systemd, wire
-from etltd import listener as listeners
 from etltd.config import flag
 from etltd.handover import Port, State, UnfitError
-from etltd.listener import Listener
 from etltd.logs import Log, open_log
+from etltd.manager import Manager
 from etltd.metrics import LoopCollector, ScrapeServer
+from etltd.ports import CHAT, METRICS, StartError, chat_listeners, metrics_socket, or_start_error
 from etltd.reactor import Reactor
 from etltd.stats import CloseReason, LoopStats, RejectReason
 from etltd.succession import Rehearsal
@@ -37,30 +34,22 @@ from etltd.version import version
 from etltd.wakeup import Wakeup
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping
 
     from etltd.bus.bridge import Bridge
     from etltd.config import Config
+    from etltd.listener import Listener
 
 CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an idle loop
 READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
 LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
-SCRAPE_BACKLOG = 16
 LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a successor takes over
 PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
 
-CHAT, METRICS = "chat", "metrics"  # what a port is for
 ON_A_BUS = (
     "with --bus it stops and starts: the others would take the successor for another instance"
 )
 FIXED = ("mode", "listener", "bus", "host", "port", "unix", "metrics_host", "metrics_port")
-
-T = TypeVar("T")
-
-
-class StartError(Exception):
-    """The daemon cannot start; the message says what is in the way."""
 
 
 class Daemon:
@@ -78,11 +67,10 @@ class Daemon:
         self._environment = environment
         self.log: Log = open_log(config.log_format, config.log_level, environment)
         self._pid = os.getpid()
-        self._notifier = systemd.Notifier(environment)
-        self._watchdog_seconds = systemd.watchdog_seconds(environment, self._pid)
+        self._manager = Manager(self.log, environment, self._pid)
         self._tls = metrics.tls_context(config)
         stored: dict[str, list[int]] = {name: [] for name in fdstore.NAMES}
-        self._adopted = _or_start_error(
+        self._passed = or_start_error(
             "the sockets of LISTEN_FDS",
             lambda: systemd.listening_sockets(environment, self._pid, stored=stored),
         )
@@ -99,10 +87,8 @@ class Daemon:
         self._bus = self._make_bridge(environment) if config.bus else None
         self._signals: list[signal.Signals] = []
         self._bus_state: tuple[str | None, int] = None, 0
-        self._status = ""
-        self._notify_problem = ""
         self._reported = self._incidents()
-        self._period_seconds = min(CHORES_SECONDS, (self._watchdog_seconds or 2) / 2)
+        self._period_seconds = min(CHORES_SECONDS, (self._manager.watchdog_seconds or 2) / 2)
         self._chores_due_ns = 0
 
     def run(self) -> None:
@@ -115,10 +101,10 @@ class Daemon:
         with contextlib.ExitStack() as stack:
             self._wakeup = Wakeup(*succession.SIGNALS)
             stack.callback(self._wakeup.close)
-            stack.callback(self._notifier.close)
+            stack.callback(self._manager.close)
             stack.callback(self.reactor.close)
             self.reactor.serve(self._wakeup.fd, self._heed_signals)
-            for listener in self._chat_listeners():
+            for listener in chat_listeners(self.config, self._passed, self._state):
                 listener.set_buffers(self.config.sndbuf, self.config.rcvbuf)
                 listener.ask_after(self.config.peer_timeout)
                 self.reactor.listen(listener)
@@ -174,74 +160,24 @@ class Daemon:
             self.log.warning("max_connections lowered", wanted=wanted, descriptors=descriptors)
         return min(wanted or descriptors, descriptors)
 
-    def _chat_listeners(self) -> Iterator[Listener]:
-        """Yield them one by one, so that those already made are closed if another cannot be."""
-        if self._state is not None:
-            for one in self._state.ports:
-                if one.role == CHAT:
-                    path = Path(one.unlink) if one.unlink else None
-                    yield Listener(snapshot.taken(one), unlink=path)
-            return
-        adopted = [
-            sock for name, socks in self._adopted.items() if name != "metrics" for sock in socks
-        ]
-        config = self.config
-        for sock in adopted:
-            yield _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, sock))
-        if adopted:
-            return
-        if config.listener in {"exclusive", "shared"}:
-            raise StartError(
-                f"--listener {config.listener} shares a socket that LISTEN_FDS passes, and none was"
-            )
-        reuse_port = config.listener == "reuseport"
-        yield _or_start_error(
-            f"--host {config.host} --port {config.port}",
-            lambda: listeners.bind_tcp(
-                config.host, config.port, config.backlog, reuse_port=reuse_port
-            ),
-        )
-        path = config.unix
-        if path is not None:
-            yield _or_start_error(
-                f"--unix {path}", lambda: listeners.bind_unix(path, config.backlog)
-            )
-
     def _scrape_server(self) -> ScrapeServer:
-        config = self.config
         reactor = self.reactor
         collector = LoopCollector(
             reactor.stats,
-            config,
+            self.config,
             reactor.reads_per_event,
             self._max_connections,
             self.readiness,
             bus=self._bus,
         )
-        return ScrapeServer(self._scrape_socket(), collector, self.readiness, self._tls)
-
-    def _scrape_socket(self) -> socket.socket:
-        if self._state is not None:
-            (one,) = [one for one in self._state.ports if one.role == METRICS]
-            return snapshot.taken(one)
-        host, port = self.config.metrics_host, self.config.metrics_port
-        adopted = self._adopted.get("metrics")
-        listener = (
-            _or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, adopted[0]))
-            if adopted
-            else _or_start_error(
-                f"--metrics-host {host} --metrics-port {port}",
-                partial(listeners.bind_tcp, host, port, SCRAPE_BACKLOG),
-            )
-        )
-        listener.sock.setblocking(True)
-        return listener.sock
+        sock = metrics_socket(self.config, self._passed, self._state)
+        return ScrapeServer(sock, collector, self.readiness, self._tls)
 
     def _announce_start(self) -> None:
         chat = [listener.address for listener in self._chat]
         watchdog: list[str] = []
         if self._state is not None:
-            watchdog = self._watchdog_of(self._watchdog_seconds)
+            watchdog = self._manager.patience(self._manager.watchdog_seconds)
             pause_seconds = (monotonic_ns() - self._state.began_ns) / 1e9
             self.log.info(
                 "took over",
@@ -262,7 +198,7 @@ class Daemon:
                 max_connections=self._max_connections,
                 version=version(),
             )
-        self._notify(
+        self._manager.tell(
             "READY=1",
             f"STATUS=Serving on {chat[0]}",
             f"MAINPID={self._pid}",
@@ -297,7 +233,7 @@ class Daemon:
             self.reactor.do_chores(now_ns)
             self._do_bus_chores(now_ns)
             self._report_incidents()
-            self._tell_manager()
+            self._manager.report(self.reactor.stats)
         return events
 
     def _do_bus_chores(self, now_ns: int) -> None:
@@ -330,36 +266,17 @@ class Daemon:
         if any(news.values()):
             self.log.warning("incidents", **{name: count for name, count in news.items() if count})
 
-    def _tell_manager(self) -> None:
-        stats = self.reactor.stats
-        lines = []
-        if self._watchdog_seconds:
-            lines.append("WATCHDOG=1")
-        status = f"STATUS={stats.connections} peers, {stats.outbox_connections} behind"
-        if status != self._status:
-            self._status = status
-            lines.append(status)
-        if lines:
-            self._notify(*lines)
-
-    def _notify(self, *lines: str) -> None:
-        error = self._notifier.send(*lines)
-        problem = "" if error is None else str(error)
-        if problem and problem != self._notify_problem:  # once, not with every watchdog ping
-            self.log.warning("cannot notify the service manager", error=problem)
-        self._notify_problem = problem
-
     # -- handing over ----------------------------------------------------------------------------
 
     def _go_on_with_succession(self) -> None:
         """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
         if self._bus is not None:
             self._successor_wanted = False
-            self._notify(*systemd.reloading())
+            self._manager.tell(*systemd.reloading())
             self.log.warning("hand-over refused", reason=ON_A_BUS)
-            self._notify("READY=1")
+            self._manager.tell("READY=1")
         elif self._rehearsal is None:
-            self._notify(*systemd.reloading(), "STATUS=A successor rehearses")
+            self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
             self.log.info("handing over", peers=self.reactor.stats.connections)
             state = self._snapshot()
             light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
@@ -372,7 +289,9 @@ class Daemon:
             problem = problem or self._hand_over()
             if problem:
                 self.log.warning("hand-over refused", reason=problem)
-                self._notify("READY=1", *self._watchdog_of(self._watchdog_seconds))
+                self._manager.tell(
+                    "READY=1", *self._manager.patience(self._manager.watchdog_seconds)
+                )
 
     def _end_rehearsal(self) -> None:
         if self._rehearsal is not None:
@@ -395,17 +314,11 @@ class Daemon:
         self._tick_until(lambda _: self._scrape.is_idle, scrapes_ns, timeout=0.01)
 
     def _exec(self) -> str:
-        self._notify("STATUS=Handing over", *self._watchdog_of(PAUSE_SECONDS))
+        self._manager.tell("STATUS=Handing over", *self._manager.patience(PAUSE_SECONDS))
         state = self._snapshot()
         fds = [port.fd for port in state.ports] + [peer.fd for peer in state.peers]
         error = succession.become_successor(state, fds, self._environment)
         return f"the successor cannot be started: {error.strerror}"
-
-    def _watchdog_of(self, seconds: float | None) -> list[str]:
-        """Return what makes the manager wait *seconds* from now for each ping, if it waits."""
-        if not self._watchdog_seconds or seconds is None:
-            return []
-        return ["WATCHDOG=1", f"WATCHDOG_USEC={round(seconds * 1e6)}"]
 
     def _snapshot(self) -> State:
         """Return all that a successor needs, between two ticks."""
@@ -431,7 +344,7 @@ class Daemon:
         if self._signals[0] != signal.SIGUSR1:
             return False
         self._end_rehearsal()
-        self._notify("STOPPING=1", "STATUS=Leaving clients with the manager")
+        self._manager.tell("STOPPING=1", "STATUS=Leaving clients with the manager")
         self._answer_last_scrapes()
         problem = self._store()
         if problem:
@@ -445,17 +358,14 @@ class Daemon:
 
     def _store(self) -> str:
         peers = self.reactor.stats.connections
-        if not self._notifier.address:
+        if not self._manager.is_there:
             return "there is no service manager"
         if self._bus is not None:
             return ON_A_BUS
         if peers + len(self._chat) + 1 > fdstore.MOST_SOCKETS:
             return f"{peers} are more than {fdstore.MOST_SOCKETS}; reload keeps any number"
-        error = fdstore.put(self._notifier.address, self._snapshot())
-        if error is not None:
-            self._forget_stored()
-            return f"the manager does not take them: {error}"
-        return ""
+        error = self._manager.store(self._snapshot())
+        return "" if error is None else f"the manager does not take them: {error}"
 
     # -- taking over -----------------------------------------------------------------------------
 
@@ -485,21 +395,16 @@ class Daemon:
             peers = len(stored[fdstore.SOCKETS])
             self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
             state = None
-        self._forget_stored()
+        self._manager.forget_stored()
         if state is None:
             for fd in stored[fdstore.SOCKETS]:
                 os.close(fd)
         return state
 
-    def _forget_stored(self) -> None:
-        """Have the manager close its copies: while it has them, a close of ours sends no FIN."""
-        for name in fdstore.NAMES:
-            self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={name}")
-
     # -- stopping --------------------------------------------------------------------------------
 
     def _stop(self) -> None:
-        self._notify("STOPPING=1", "STATUS=Stopping")
+        self._manager.tell("STOPPING=1", "STATUS=Stopping")
         self._end_rehearsal()
         self.log.info("stopping", signal=self._signals[0].name)
         reactor, stats = self.reactor, self.reactor.stats
@@ -555,10 +460,3 @@ class Daemon:
         while len(self._signals) < 2 and monotonic_ns() < deadline_ns:
             if is_done(self._tick(timeout)):
                 return
-
-
-def _or_start_error(where: str, bind: Callable[[], T]) -> T:
-    try:
-        return bind()
-    except OSError as error:
-        raise StartError(f"cannot listen on {where}: {error.strerror or error}") from None

@@ -12,6 +12,7 @@ asks for it. They differ in what a counter's family and an info's is called, and
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+NO_WEIGHT = re.compile(r"q=0(\.0{0,3})?")  # "not acceptable", RFC 9110, 12.4.2
 OPENMETRICS_VERSIONS: tuple[list[str], ...] = (
     [],
     ["1.0.0"],
@@ -111,6 +113,7 @@ def wants_openmetrics(accept: str) -> bool:
     for kind in accept.split(","):
         name, *parameters = (part.strip() for part in kind.split(";"))
         asked = [part.removeprefix("version=") for part in parameters if "version=" in part]
-        if name == "application/openmetrics-text" and asked in OPENMETRICS_VERSIONS:
+        refused = any(NO_WEIGHT.fullmatch(part) for part in parameters)
+        if name == "application/openmetrics-text" and asked in OPENMETRICS_VERSIONS and not refused:
             return True
     return False

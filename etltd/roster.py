@@ -111,12 +111,12 @@ class Roster:
 
     def condemn_for(self, conn: Connection, error: OSError) -> None:
         """Mark *conn* for closing because its socket failed with *error*."""
-        if conn.ended:
+        if error.errno in UNANSWERED:
+            self.condemn(conn, CloseReason.TIMEOUT)
+        elif conn.ended:
             self.condemn(conn, CloseReason.EOF)  # it had said goodbye; now it is gone
         elif isinstance(error, RESETS):
             self.condemn(conn, CloseReason.RESET)
-        elif error.errno in UNANSWERED:
-            self.condemn(conn, CloseReason.TIMEOUT)
         else:
             self.condemn(conn, CloseReason.ERROR)
 

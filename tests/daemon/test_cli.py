@@ -14,9 +14,9 @@ import pytest
 
 from etltd import cli
 from etltd.config import Config, flag
-from etltd.daemon import StartError
 from etltd.handover import UnfitError
 from etltd.metrics import TlsFilesError
+from etltd.ports import StartError
 
 INT_MAX = 2**31 - 1
 THREE = "\N{ARABIC-INDIC DIGIT THREE}"  # a digit to Python, and to nobody who reads --help

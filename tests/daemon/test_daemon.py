@@ -20,9 +20,10 @@ import pytest
 
 from etltd import process, systemd
 from etltd.config import Config
-from etltd.daemon import READY_SECONDS, Daemon, StartError
+from etltd.daemon import READY_SECONDS, Daemon
 from etltd.listener import Listener, bind_tcp
 from etltd.metrics import TlsFilesError
+from etltd.ports import StartError
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -425,7 +426,7 @@ def test_a_manager_that_is_gone_is_logged_once_not_with_every_ping(
     daemon = make_daemon({"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "1000000"})
 
     for _ in range(3):
-        daemon._tell_manager()
+        daemon._manager.report(daemon.reactor.stats)
 
     lines = capfd.readouterr().err.splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["cannot notify the service manager"]

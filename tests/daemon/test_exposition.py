@@ -121,6 +121,9 @@ ASKS = {
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;q=0.3": True,
     "text/plain;q=0.9, application/openmetrics-text;version=1.0.0;q=0.1": True,
     "application/openmetrics-texts": False,
+    "application/openmetrics-text;version=1.0.0;q=0, text/plain": False,
+    "application/openmetrics-text;q=0.000": False,
+    "application/openmetrics-text;q=0.001": True,
     ";;,,=": False,
 }
 

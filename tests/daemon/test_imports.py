@@ -39,6 +39,8 @@ MAY_IMPORT = {
     "snapshot": {"connection", "handover", "outbox", "ratelimit"},
     "succession": {"handover"},
     "fdstore": {"handover", "snapshot", "succession"},
+    "ports": {"listener", "snapshot"},
+    "manager": {"fdstore", "systemd"},
     "bus.__init__": set(),
     "bus.envelope": set(),
     "bus.sequence": {"bus.envelope"},
@@ -53,7 +55,7 @@ MAY_IMPORT = {
     },
     "metrics": {"exposition", "stats", "process", "version", "listener"},
     "daemon": {"*"},
-    "cli": {"config", "daemon", "handover", "metrics", "succession", "version"},
+    "cli": {"config", "daemon", "handover", "metrics", "ports", "succession", "version"},
     "__main__": {"cli"},
 }
 SANS_IO = {".".join(Path(name).with_suffix("").parts[1:]) for name in pure("etltd")}

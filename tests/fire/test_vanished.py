@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -121,8 +122,16 @@ def in_flight(port: int) -> list[str]:
     ]
 
 
+def half_closed(port: int) -> int:
+    """Return how many peers of *port* have said goodbye and may still listen (CLOSE_WAIT)."""
+    rows = [row.split() for row in Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "08" for row in rows)
+
+
 def test_who_vanished_is_let_go_and_who_does_not_read_is_kept(site: Site, mode: str) -> None:
     """The vanished: owed a line, owed more than their kernels took, owed nothing at all.
+
+    One of those who are owed most had finished its input before.
 
     TCP_USER_TIMEOUT would take the one who does not read with them: its kernel is alive and says
     so, with a window of nought. Who is slow is the slow-consumer policy's business.
@@ -136,6 +145,10 @@ def test_who_vanished_is_let_go_and_who_does_not_read_is_kept(site: Site, mode: 
     guests = [site.guest(loud, link, size) for link in (LOAD, METRICS) for size in (4096, 0)]
     gone_quiet = [site.guest(silent, link) for link in (LOAD, METRICS)]
     fill(loud, bystanders.first, [*guests[1::2], bystanders.second], slow=3)
+
+    guests[0].sock.shutdown(socket.SHUT_WR)
+    until(lambda: half_closed(loud.address[1]) == 1)
+    bystanders.talk(1)  # a tick later it has been read, too
 
     site.cut_off()
     slowest = 0.0

@@ -1,0 +1,74 @@
+"""What a daemon says to its service manager, and leaves with it (sd_notify(3)).
+
+The watchdog is fed from the loop itself, so a loop that hangs is a daemon that gets restarted.
+Without a manager nothing is said, and nothing fails.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etltd import fdstore, systemd
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+
+    from etltd.handover import State
+    from etltd.logs import Log
+    from etltd.stats import LoopStats
+
+
+class Manager:
+    """The service manager, as far as this process knows of one."""
+
+    def __init__(self, log: Log, environment: MutableMapping[str, str], pid: int) -> None:
+        self._log = log
+        self._notifier = systemd.Notifier(environment)
+        self._status = ""
+        self._problem = ""
+        self.watchdog_seconds = systemd.watchdog_seconds(environment, pid)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether anybody asked to be told."""
+        return bool(self._notifier.address)
+
+    def tell(self, *lines: str) -> None:
+        """Send the assignments *lines*; what goes wrong is logged once, not with every ping."""
+        error = self._notifier.send(*lines)
+        problem = "" if error is None else str(error)
+        if problem and problem != self._problem:
+            self._log.warning("cannot notify the service manager", error=problem)
+        self._problem = problem
+
+    def report(self, stats: LoopStats) -> None:
+        """Say that the loop lives and, when it has changed, how it stands."""
+        lines = ["WATCHDOG=1"] if self.watchdog_seconds else []
+        status = f"STATUS={stats.connections} peers, {stats.outbox_connections} behind"
+        if status != self._status:
+            self._status = status
+            lines.append(status)
+        if lines:
+            self.tell(*lines)
+
+    def patience(self, seconds: float | None) -> list[str]:
+        """Return what makes the manager wait *seconds* from now for each ping, if it waits."""
+        if not self.watchdog_seconds or seconds is None:
+            return []
+        return ["WATCHDOG=1", f"WATCHDOG_USEC={round(seconds * 1e6)}"]
+
+    def store(self, state: State) -> OSError | None:
+        """Leave *state* and its sockets here for the next process; return what went wrong."""
+        error = fdstore.put(self._notifier.address, state)
+        if error is not None:
+            self.forget_stored()
+        return error
+
+    def forget_stored(self) -> None:
+        """Have the manager close its copies: while it has them, a close of ours sends no FIN."""
+        for name in fdstore.NAMES:
+            self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={name}")
+
+    def close(self) -> None:
+        """Forget it until there is something to say again."""
+        self._notifier.close()
