@@ -8,8 +8,7 @@ import hypothesis
 import pytest
 from _pytest.nodeid import NodeId
 
-from ebpf import preflight
-from ebpf.errors import Refused
+from tests.bpf import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,15 +41,6 @@ def pytest_configure() -> None:
     """Let Ctrl-C mean something to what the tests start, also where they are a background job."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def refusal() -> str | None:
-    """Ask the kernel itself; having BPF and failing for another reason must not look like this."""
-    try:
-        preflight.check()
-    except Refused as refused:
-        return str(refused)
-    return None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest-xdist reads the groups in between

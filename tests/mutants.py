@@ -10,11 +10,14 @@ mutant. One that survives, or whose text is no longer found, makes this exit wit
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,6 +179,17 @@ MUTANTS = [
            EXACT + "::test_every_count_of_the_loop_threads_equals_the_workloads_own"),
     Mutant("a process that was left out is forgotten when it ends", WATCH,
            'left_out=self._ever["left out"]', "left_out=len(self._unwatched)", WATCHED),
+    Mutant("who ended before it could be opened is passed over", WATCH,
+           "elif pid in asked_for:", "elif False:", WATCHED),
+    Mutant("a signal ends the count without a last look", "ebpf/cli.py",
+           "        _tell(watch.refresh())  # at a signal, too: a change that is not seen is a doubt untold\n"
+           "        if any(fd == stop.fileno() for fd, _ in ready):\n            return\n",
+           "        if any(fd == stop.fileno() for fd, _ in ready):\n            return\n"
+           "        _tell(watch.refresh())\n",
+           "tests/probes/test_cli.py::test_a_signal_leaves_no_change_unseen"),
+    Mutant("a starting name hides who had another before", WATCH,
+           "elif (group := self._group_of(renamed)) is not None:",
+           "elif (group := self._group_of_new(renamed)) is not None:", WATCHED),
     Mutant("an old name is forgotten when its process ends", WATCH,
            'misnamed=self._ever["misnamed"]', "misnamed=len(self._misnamed)", WATCHED),
     Mutant("a new name is no doubt", WATCH,
@@ -230,13 +244,22 @@ TRAPS = {
 
 
 def run(tests: str, copy: Path, seconds: float) -> int | None:
-    """Run *tests* on the copy; return pytest's exit code, or None if it hangs."""
+    """Run *tests* on the copy; return pytest's exit code, or None if it hangs.
+
+    What they started and could not end any more goes with them.
+    """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
-    try:
-        done = subprocess.run(command, cwd=copy, capture_output=True, timeout=seconds, check=False)
-    except subprocess.TimeoutExpired:
-        return None
-    return done.returncode
+    nowhere = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, cwd=copy, stdout=nowhere, stderr=nowhere, start_new_session=True
+    ) as runner:
+        try:
+            return runner.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(runner.pid, signal.SIGKILL)
 
 
 def baseline(tests: str, copy: Path) -> float:

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from dashboards.queries import RUN_RATE
 from tests.boards.asking import Prometheus, Span
 from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
+from tests.bpf import refusal
 from tests.busy import besides_busy
-from tests.conftest import refusal
 from tests.probes.rig import Exporter
 from tests.system.rig import DaemonProcess, Endpoint, total
 from tests.waiting import until
