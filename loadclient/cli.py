@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import tomllib
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -54,10 +54,12 @@ from loadclient.result import RunResult
 from loadclient.runner import CannotRunError, resolve, spell
 from loadclient.server import ServerUnreadableError, read
 from loadclient.session import NotWrittenError, perform, write_whole
-from loadclient.streams import open_missing, unheard
+from loadclient.streams import heard, open_missing, printable, unheard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from cyclopts.argument import Argument
 
 LINGER_SLICE_SECONDS = 0.05
 EXIT_OK = 0
@@ -147,8 +149,8 @@ def merge_parts(
         raise UsageError("merge: which files? It needs the result of every part.")
     try:
         result = merge([RunResult.from_json(file.read_text(encoding="utf-8")) for file in files])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"merge: {error}.") from error
+    except BAD_DATA as error:
+        raise UsageError(f"merge: {why(error)}.") from error
     if not quiet:
         print(summary(result), file=unheard(sys.stdout), flush=True)
     if json is not None:
@@ -202,7 +204,9 @@ def report(*files: Path, html: File = None) -> int:
         )
     stored = [_stored(file) for file in files]
     if html is None:
-        print("\n".join(map(_told, stored)), file=unheard(sys.stdout), flush=True)
+        texts = [_told(file, one) for file, one in zip(files, stored, strict=True)]
+        with heard():
+            print(printable("\n".join(texts)))
         return EXIT_OK
     if len(stored) > 1 or not isinstance(stored[0], Study):
         raise UsageError(f'--html "{html}": a page is drawn of one stored comparison.')
@@ -215,21 +219,30 @@ def _stored(file: Path) -> RunResult | Study:
 
     Raises UsageError, and OSError.
     """
-    try:
+    with _believed(file):
         text = plain(file)
         found = json.loads(text)
         is_run = isinstance(found, dict) and found.get("schema") == RUN_SCHEMA
         return RunResult.from_json(text) if is_run else Study.from_json(text)
+
+
+@contextmanager
+def _believed(file: Path) -> Iterator[None]:
+    """Raise UsageError for what turns out, within, to be no record of ours in *file*."""
+    try:
+        yield
     except BAD_DATA as error:
         raise UsageError(
             f'"{file}" is not a stored comparison, nor a stored run: {why(error)}.'
         ) from error
 
 
-def _told(stored: RunResult | Study) -> str:
-    if isinstance(stored, RunResult):
-        return summary(stored)
-    return comparison(stored, width_of(sys.stdout)).rstrip("\n")
+def _told(file: Path, stored: RunResult | Study) -> str:
+    """Return the record as text: what is in its tables is looked at only here."""
+    with _believed(file):
+        if isinstance(stored, RunResult):
+            return summary(stored)
+        return comparison(stored, width_of(sys.stdout)).rstrip("\n")
 
 
 def _tell(options: Options, result: RunResult) -> None:
@@ -339,8 +352,12 @@ def _file(path: Path) -> Dict:
         raise UsageError(f'--config "{path}": {getattr(error, "strerror", error)}.') from error
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f'--config "{path}": {error}.') from error
-    allowed = _allowed()
+    allowed, negatives = _allowed(), _negatives()
     for key, value in keys.items():
+        if positive := negatives.get(key.replace("_", "-")):
+            raise UsageError(
+                f'--config "{path}": "{key}" sets no option; say {positive} = false instead.'
+            )
         if isinstance(value, dict | list):
             kind = "a table" if isinstance(value, dict) else "an array"
             raise UsageError(
@@ -362,13 +379,31 @@ def _allowed() -> dict[str, set[type]]:
     One file may serve several commands, and so may the environment.
     """
     found: dict[str, set[type]] = {}
-    for name in COMMANDS:
-        for argument in app[name].assemble_argument_collection():
-            kinds = {*(get_args(argument.hint) or [argument.hint])}
-            may_be = {bool} if bool in kinds else {int, float, str} if NUMBERS & kinds else {str}
-            for spelling in argument.names:
-                found.setdefault(spelling.lstrip("-").lower(), set()).update(may_be)
+    for argument in _options():
+        kinds = {*(get_args(argument.hint) or [argument.hint])}
+        may_be = {bool} if bool in kinds else {int, float, str} if NUMBERS & kinds else {str}
+        found.setdefault(argument.name.removeprefix("--"), set()).update(may_be)
     return found
+
+
+def _negatives() -> dict[str, str]:
+    """Return the flags that say no, each with its option: cyclopts passes them over elsewhere."""
+    return {
+        flag.removeprefix("--"): argument.name.removeprefix("--")
+        for argument in _options()
+        for flag in argument.negatives
+    }
+
+
+def _options() -> Iterator[Argument]:
+    for command in COMMANDS:
+        for argument in app[command].assemble_argument_collection():
+            if argument.name.startswith("--"):  # not the words of `merge` and `report`
+                yield argument
+
+
+def _variable(name: str) -> str:
+    return f"{PREFIX}{name.upper().replace('-', '_')}"
 
 
 def misspelt(environment: Mapping[str, str]) -> str | None:
@@ -376,8 +411,11 @@ def misspelt(environment: Mapping[str, str]) -> str | None:
     given = sorted(name for name in environment if name.startswith(PREFIX))
     if not given:
         return None
-    known = {f"{PREFIX}{name.upper().replace('-', '_')}" for name in (*_allowed(), "config")}
+    known = set(map(_variable, (*_allowed(), "config")))
+    negatives = {_variable(flag): _variable(name) for flag, name in _negatives().items()}
     for name in given:
+        if name in negatives:
+            return f'The variable "{name}" sets no option; say {negatives[name]}=false instead.'
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
             return f'The variable "{name}" sets no option; the nearest that does is {near[0]}.'
@@ -389,7 +427,8 @@ def main(arguments: list[str] | None = None) -> None:
     open_missing()
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app.meta(tokens, exit_on_error=False, print_error=False) or EXIT_OK
+        with heard() if ASKING & {*tokens} or not tokens else nullcontext():
+            code = app.meta(tokens, exit_on_error=False, print_error=False) or EXIT_OK
     except cyclopts.CoercionError as error:
         code = _say(_located(error), EXIT_USAGE)
     except cyclopts.UnusedCliTokensError as error:
@@ -397,7 +436,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (cyclopts.CycloptsError, UsageError) as error:
         code = _say(str(error), EXIT_USAGE)
     except FAILURES as error:
-        code = _say(str(error), EXIT_FAILURE)
+        code = _say(_worded(error), EXIT_FAILURE)
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
     sys.exit(code)
@@ -406,6 +445,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _say(sentence: str, code: int) -> int:
     print(f"loadclient: {' '.join(sentence.split())}", file=unheard(sys.stderr), flush=True)
     return code
+
+
+def _worded(error: Exception) -> str:
+    """Return the sentence of an error; the kernel's own say which file, and no number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f'"{error.filename}": {error.strerror}.' if error.filename else f"{error.strerror}."
+    return str(error)
 
 
 def _located(error: cyclopts.CoercionError) -> str:

@@ -114,7 +114,7 @@ def _one(
 
 def _await_joined(daemon: Daemon) -> None:
     """Return when each has heard of each: what is said before is not owed to all."""
-    urls = daemon.metrics.split(",")
+    urls = server.split(daemon.metrics)
     deadline = time.monotonic() + START_SECONDS
     while any(server.read(url).gauges.get("bus_peers", 0) < len(urls) - 1 for url in urls):
         if time.monotonic() > deadline:

@@ -121,29 +121,14 @@ def settle_deliveries(
         if account.profile is Profile.NEVER:
             tally["never"] += messages
             continue
-        missing = payload - (account.received_bytes - account.notice_bytes)
-        announced = account.announced
-        low = announced * owed.shortest
-        high = announced * owed.longest + owed.uncertain_bytes
+        gap = owed.gap(account, payload - (account.received_bytes - account.notice_bytes))
         tally["expected"] += messages
-        lost["announced"] += announced
-        if account.closed is not None:
-            absent = round(max(0, missing) / owed.mean)
-            lost["closed"] += max(0, absent - announced)
-            tally["received"] += messages - max(absent, announced)
-        elif low <= missing <= high:
-            absent = round((missing - low) / owed.mean) if owed.uncertain_bytes else 0
-            lost["closed"] += absent
-            tally["received"] += messages - announced - absent
-        elif missing > high:
-            absent = max(1, round((missing - low) / owed.mean))
-            lost["unexplained"] += absent
-            tally["received"] += messages - announced - absent
-            strays.append(f"connection {index} lacks {missing} bytes and was told of {announced}")
-        else:
-            tally["surplus"] += low - missing
-            tally["received"] += messages - announced
-            strays.append(f"connection {index} got {low - missing} bytes more than it was owed")
+        tally["received"] += messages - account.announced - gap.messages
+        tally["surplus"] += gap.surplus_bytes
+        lost["announced"] += account.announced
+        lost[gap.reason] += gap.messages
+        if gap.stray:
+            strays.append(f"connection {index} {gap.stray}")
     return Deliveries(
         expected=tally["expected"],
         received=tally["received"],
@@ -155,6 +140,16 @@ def settle_deliveries(
             *_delivery_reasons(tally, lost, strays, waited_seconds),
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Gap:
+    """What one connection lacks, or has, beside what it was told that it would not get."""
+
+    reason: str  # why it lacks messages, one of those of `Deliveries.lost`
+    messages: int = 0
+    surplus_bytes: int = 0
+    stray: str = ""  # what cannot be explained, in words
 
 
 class _Owed:
@@ -187,6 +182,22 @@ class _Owed:
         """Return the messages and bytes owed to *account*: everybody's but its own."""
         messages, payload = self._own(account)
         return self._messages - messages, self._bytes - payload
+
+    def gap(self, account: Account, missing: int) -> _Gap:
+        """Explain the *missing* bytes of *account*."""
+        low = account.announced * self.shortest
+        high = account.announced * self.longest + self.uncertain_bytes
+        if account.closed is not None:
+            absent = round(max(0, missing) / self.mean)
+            return _Gap("closed", max(0, absent - account.announced))
+        absent = round((missing - low) / self.mean)
+        if missing > high:
+            told = f"lacks {missing} bytes and was told of {account.announced}"
+            return _Gap("unexplained", max(1, absent), stray=told)
+        if missing < low:
+            more = low - missing
+            return _Gap("closed", 0, more, f"got {more} bytes more than it was owed")
+        return _Gap("closed", absent if self.uncertain_bytes else 0)
 
 
 def sent_by(accounts: Iterable[Account], voices: Voices) -> int:

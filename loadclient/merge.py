@@ -20,6 +20,8 @@ from loadclient.voices import Voices
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loadclient.ledger import Deliveries
+
 SAME = ("msg_bytes", "rate", "duration", "senders", "conns", "burst", "verify")
 SUMS = (
     *("messages_offered", "messages_sent", "bytes_sent", "bytes_unsent", "offered_rate"),
@@ -89,72 +91,90 @@ def merge(results: Sequence[RunResult]) -> RunResult:
     voices = Voices.alike(len(prefixes), float(config["rate"]), int(config["msg_bytes"]))
     deliveries = settle_deliveries(accounts, prefixes, voices)
     server = _server(results)
-    reasons = [
-        f"part {part.number}: {reason}"
-        for part, result in zip(parts, results, strict=True)
-        for reason in result.invalid_reasons
-    ]
-    reasons += deliveries.reasons
+    reasons = _each(parts, results, "invalid_reasons") + list(deliveries.reasons)
     if server is not None:
         known = side(server["counters"], server["unread_bytes"])
         reasons += join_reasons(known, accounts, deliveries, voices)
-    histograms = {
-        name: merged([Histogram.from_json(result.histograms[name]) for result in results])
-        for name in results[0].histograms
-    }
-    lag = merged([histograms["schedule_lag_own"], histograms["schedule_lag_blocked"]])
-    elapsed = max(result.elapsed_seconds for result in results)
-    drains = [r.drain_seconds for r in results if r.drain_seconds is not None]
-    span = elapsed + max(drains, default=0.0)
-    sums: dict[str, Any] = {name: sum(getattr(r, name) for r in results) for name in SUMS}
     return RunResult(
         run_id=results[0].run_id,
         mode=server["mode"] if server else "unknown",
         valid=not reasons,
         invalid_reasons=list(dict.fromkeys(reasons)),
-        warnings=[
-            f"part {part.number}: {warning}"
-            for part, result in zip(parts, results, strict=True)
-            for warning in result.warnings
-        ],
+        warnings=_each(parts, results, "warnings"),
         interrupted=any(result.interrupted for result in results),
         phases=results[0].phases,
-        **sums,
-        elapsed_seconds=elapsed,
-        saturated=any(result.saturated for result in results),
-        messages_expected=deliveries.expected,
-        messages_received=deliveries.received,
-        deliveries_per_second=deliveries.received / span if span else 0.0,
-        delivery_ratio=deliveries.received / deliveries.expected if deliveries.expected else None,
-        lost=sum(deliveries.lost.values()),
-        lost_by_reason=deliveries.lost,
-        verify=results[0].verify,
-        drain_seconds=max(drains, default=None),
-        latency_seconds=quantiles(histograms["latency"]),
-        latency_uncorrected_seconds=quantiles(histograms["latency_uncorrected"]),
-        latency_absent_because=results[0].latency_absent_because,
-        schedule_lag_seconds=quantiles(lag),
-        schedule_lag_own_seconds=quantiles(histograms["schedule_lag_own"]),
-        connect_seconds=quantiles(histograms["connect"]),
+        **_load(results, deliveries),
+        **_times(results),
         connections_closed_by_server={
             how.value: sum(account.closed is how for account in accounts) for how in Closed
         },
-        client={
-            "procs": sum(result.client.get("procs", 1) for result in results),
-            "cpu_seconds": sum(result.client.get("cpu_seconds", 0.0) for result in results),
-            "busiest_cpu_share": max(
-                result.client.get("busiest_cpu_share") or 0.0 for result in results
-            ),
-        },
-        config=results[0].config,
+        client=_client(results),
+        config=config,
         environment=results[0].environment,
         server=server,
-        histograms={name: histogram.as_json() for name, histogram in histograms.items()},
         merged={
             "parts": len(parts),
             "clock_uncertainty_seconds": clock_uncertainty([part.clock for part in parts]),
         },
     )
+
+
+def _each(parts: Sequence[Part], results: Sequence[RunResult], name: str) -> list[str]:
+    """Return the sentences of every part, with its number."""
+    return [
+        f"part {part.number}: {sentence}"
+        for part, result in zip(parts, results, strict=True)
+        for sentence in getattr(result, name)
+    ]
+
+
+def _load(results: Sequence[RunResult], deliveries: Deliveries) -> dict[str, Any]:
+    """Return the fields of what was sent and delivered."""
+    elapsed = max(result.elapsed_seconds for result in results)
+    drains = [r.drain_seconds for r in results if r.drain_seconds is not None]
+    span = elapsed + max(drains, default=0.0)
+    return {
+        **{name: sum(getattr(r, name) for r in results) for name in SUMS},
+        "elapsed_seconds": elapsed,
+        "saturated": any(result.saturated for result in results),
+        "messages_expected": deliveries.expected,
+        "messages_received": deliveries.received,
+        "deliveries_per_second": deliveries.received / span if span else 0.0,
+        "delivery_ratio": (
+            deliveries.received / deliveries.expected if deliveries.expected else None
+        ),
+        "lost": sum(deliveries.lost.values()),
+        "lost_by_reason": deliveries.lost,
+        "verify": results[0].verify,
+        "drain_seconds": max(drains, default=None),
+    }
+
+
+def _times(results: Sequence[RunResult]) -> dict[str, Any]:
+    """Return the fields of what took how long: of all parts' histograms, added slot by slot."""
+    histograms = {
+        name: merged([Histogram.from_json(result.histograms[name]) for result in results])
+        for name in results[0].histograms
+    }
+    lag = merged([histograms["schedule_lag_own"], histograms["schedule_lag_blocked"]])
+    return {
+        "latency_seconds": quantiles(histograms["latency"]),
+        "latency_uncorrected_seconds": quantiles(histograms["latency_uncorrected"]),
+        "latency_absent_because": results[0].latency_absent_because,
+        "schedule_lag_seconds": quantiles(lag),
+        "schedule_lag_own_seconds": quantiles(histograms["schedule_lag_own"]),
+        "connect_seconds": quantiles(histograms["connect"]),
+        "histograms": {name: histogram.as_json() for name, histogram in histograms.items()},
+    }
+
+
+def _client(results: Sequence[RunResult]) -> dict[str, Any]:
+    clients = [result.client for result in results]
+    return {
+        "procs": sum(client.get("procs", 1) for client in clients),
+        "cpu_seconds": sum(client.get("cpu_seconds", 0.0) for client in clients),
+        "busiest_cpu_share": max(client.get("busiest_cpu_share") or 0.0 for client in clients),
+    }
 
 
 def clock_uncertainty(clocks: Sequence[Clock]) -> float | None:

@@ -19,6 +19,7 @@ from cyclopts import Parameter, validators
 from loadclient.ledger import Profile
 from loadclient.payload import MAX_SENDERS, SAMPLE_BYTES, SEQUENCE_BYTES
 from loadclient.protocol import Place
+from loadclient.server import split
 from loadclient.voices import Voices
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def url(_type: Any, tokens: Sequence[Token]) -> str:
 
 def urls(_type: Any, tokens: Sequence[Token]) -> str:
     """Convert to URLs of web pages, with commas between."""
-    return ",".join(map(_checked_url, tokens[0].value.split(",")))
+    return ",".join(map(_checked_url, split(tokens[0].value)))
 
 
 def _checked_url(text: str) -> str:

@@ -21,6 +21,26 @@ def summary(result: RunResult) -> str:
 
 def _lines(result: RunResult) -> Iterator[str]:
     yield f"run {result.run_id}  mode {result.mode}  {result.connections} connections"
+    yield from _load_lines(result)
+    yield from _time_lines(result)
+    share = result.client.get("busiest_cpu_share")
+    yield _row(
+        "client", NO_FIGURE if share is None else f"{share:.0%} of a core in its busiest process"
+    )
+    yield from _server_lines(result)
+    yield from (_row("warning", text) for text in result.warnings)
+    for threshold in result.thresholds:
+        state = "holds" if threshold.holds else "FAILED"
+        measured = (
+            "not measured" if threshold.measured is None else f"measured {threshold.measured}"
+        )
+        yield _row(state, f"{threshold.name} {threshold.limit:g}, {measured}")
+    if result.valid:
+        yield _row("valid", "every message is accounted for")
+    yield from (_row("INVALID", reason) for reason in result.invalid_reasons)
+
+
+def _load_lines(result: RunResult) -> Iterator[str]:
     yield _row(
         "sent",
         f"{result.messages_sent:,} of {result.messages_offered:,} messages offered, "
@@ -50,6 +70,9 @@ def _lines(result: RunResult) -> Iterator[str]:
             f"owed them {figure(churn.get('owed'))} and {figure(churn.get('left_behind'))} were "
             "still under way to them when they went",
         )
+
+
+def _time_lines(result: RunResult) -> Iterator[str]:
     yield _row("latency", _spread(result.latency_seconds, result.latency_absent_because))
     if result.merged is not None:
         error = result.merged["clock_uncertainty_seconds"]
@@ -60,21 +83,6 @@ def _lines(result: RunResult) -> Iterator[str]:
     yield _row("uncorrected", _spread(result.latency_uncorrected_seconds))
     yield _row("schedule lag", _spread(result.schedule_lag_seconds))
     yield _row("connect", _spread(result.connect_seconds))
-    share = result.client.get("busiest_cpu_share")
-    yield _row(
-        "client", NO_FIGURE if share is None else f"{share:.0%} of a core in its busiest process"
-    )
-    yield from _server_lines(result)
-    yield from (_row("warning", text) for text in result.warnings)
-    for threshold in result.thresholds:
-        state = "holds" if threshold.holds else "FAILED"
-        measured = (
-            "not measured" if threshold.measured is None else f"measured {threshold.measured}"
-        )
-        yield _row(state, f"{threshold.name} {threshold.limit:g}, {measured}")
-    if result.valid:
-        yield _row("valid", "every message is accounted for")
-    yield from (_row("INVALID", reason) for reason in result.invalid_reasons)
 
 
 def _server_lines(result: RunResult) -> Iterator[str]:
@@ -128,6 +136,14 @@ def duration(seconds: float | None) -> str:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds * 1e9:.3g} ns"
+
+
+def spoken(seconds: float) -> str:
+    """Return a length of time as people say it."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole / 3600:.1f} h"
 
 
 def figure(number: float | None) -> str:

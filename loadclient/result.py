@@ -7,8 +7,10 @@ Rule: a figure that was not measured is null, never 0, and a run that proves not
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from loadclient.stored import no_constant, record
 
 if TYPE_CHECKING:
     from loadclient.histogram import Histogram
@@ -94,17 +96,13 @@ class RunResult:
     def from_json(cls, text: str) -> RunResult:
         """Read a stored record; keys that a later version added are passed over.
 
-        Raises ValueError if it is not a run of this schema.
+        Raises ValueError if it is not a run of this schema, and TypeError if it has no name.
         """
-        stored = json.loads(text)
+        stored = json.loads(text, parse_constant=no_constant)
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             raise ValueError(f'not a result with "schema": "{SCHEMA}"')
-        known = {f.name for f in fields(cls)}
-        values = {key: value for key, value in stored.items() if key in known}
-        values["thresholds"] = [
-            Threshold(**threshold) for threshold in values.get("thresholds", [])
-        ]
-        return cls(**values)
+        thresholds = [record(Threshold, threshold) for threshold in stored.get("thresholds", ())]
+        return record(cls, stored, thresholds=thresholds)
 
 
 def quantiles(histogram: Histogram) -> Seconds | None:

@@ -6,6 +6,7 @@ somebody typed. Nothing of `etltd` is imported: its metric names are its public 
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -68,8 +69,13 @@ def read(urls: str) -> Reading:
 
     Raises ServerUnreadableError.
     """
-    first, *more = map(_read, urls.split(","))
+    first, *more = map(_read, split(urls))
     return together([first, *more]) if more else first
+
+
+def split(urls: str) -> list[str]:
+    """Return the single URLs: a comma ends one only where the next begins."""
+    return re.split("(?i),(?=https?://)", urls)
 
 
 def together(readings: Sequence[Reading]) -> Reading:

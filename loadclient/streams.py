@@ -14,9 +14,12 @@ import io
 import os
 import re
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FAILURES = (OSError, ValueError)  # full or broken; closed by Python
 # C0 but tab and newline, DEL, C1, and what turns the direction of text or breaks its lines.
@@ -63,14 +66,34 @@ class _Unheard(io.TextIOBase):
                 self._give_up()
 
     def _give_up(self) -> None:
-        """Lead what is still in buffers to nowhere: the interpreter's last flush would fail too.
-
-        It would replace the exit code by 120.
-        """
         stream, self._stream = self._stream, None
         assert stream is not None  # noqa: S101 - only a stream that is there can fail
-        with suppress(*FAILURES), Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+        _lead_nowhere(stream)
+
+
+def _lead_nowhere(stream: TextIO) -> None:
+    """Lead what is still in buffers to nowhere: the interpreter's last flush would fail too.
+
+    It would replace the exit code by 120.
+    """
+    with suppress(*FAILURES), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Have what is printed within be written: it was asked for, and stands nowhere else.
+
+    That its reader has read enough is no failure. Raises OSError, whose text says what is.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _lead_nowhere(sys.stdout)
+    except OSError as error:
+        _lead_nowhere(sys.stdout)
+        raise OSError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def unheard(stream: TextIO | None, *, raw: bool = False) -> TextIO:

@@ -21,7 +21,7 @@ from loadclient.compare import design as designs
 from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, left, load
 from loadclient.compare.probing import ask_the_kernel
-from loadclient.compare.progress import StudyProgress, spoken
+from loadclient.compare.progress import StudyProgress
 from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.compare.waking import ask_who_wakes
 from loadclient.crew import WorkerDiedError
@@ -32,6 +32,7 @@ from loadclient.network import link
 from loadclient.network.conditions import parse
 from loadclient.network.link import NetworkFailedError
 from loadclient.options import UsageError, check
+from loadclient.report import spoken
 from loadclient.runner import CannotRunError
 from loadclient.server import ServerUnreadableError
 from loadclient.session import write_whole
@@ -180,7 +181,7 @@ def _measured(options: CompareOptions, path: Path, raw: store.Raw, network: Netw
         f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} "
         f"done, about {spoken(expected + probing)}; raw slices in {path}"
     )
-    stream = None if options.quiet else unheard(sys.stderr, raw=True)
+    stream = None if options.quiet else sys.stderr
     with StudyProgress(stream, len(done), to_come, expected, afterwards=probing) as progress:
         daemons = _daemons(raw.header, network)
         return Bench(design, path, daemons, progress, network).measure(done)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from loadclient.bar import Bar
+from loadclient.report import spoken
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -14,14 +16,6 @@ if TYPE_CHECKING:
     from loadclient.compare.study import Slice
 
 PLAIN_SECONDS = 10.0  # between two lines that nothing overwrites
-
-
-def spoken(seconds: float) -> str:
-    """Return a time as people say it."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60} min {whole % 60:02} s" if whole < 3600 else f"{whole / 3600:.1f} h"
 
 
 class StudyProgress:
@@ -40,30 +34,25 @@ class StudyProgress:
         What comes after the slices takes *afterwards* seconds more.
         Without a *stream* nothing is shown.
         """
-        self._stream = stream
         self._first = self._done = done
-        self._slices = done + left
-        self._expected = expected_seconds
         self._afterwards = afterwards
         self._began = time.monotonic()
         self._invalid = 0
-        self._next_plain = self._began + PLAIN_SECONDS
-        self._bar: Progress | None = None
+        self._bar = Bar(
+            stream,
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[words]}"),
+            plain_seconds=PLAIN_SECONDS,
+            plain_at_once=False,
+            description="",
+            total=done + left,
+            completed=done,
+            words=f"about {spoken(expected_seconds + afterwards)} left",
+        )
 
     def __enter__(self) -> Self:
-        if self._stream is not None and self._stream.isatty():
-            self._bar = Progress(
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[words]}"),
-                console=Console(file=self._stream, highlight=False),
-                transient=True,
-            )
-            words = f"about {spoken(self._expected + self._afterwards)} left"
-            self._task = self._bar.add_task(
-                "", total=self._slices, completed=self._first, words=words
-            )
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
@@ -72,24 +61,21 @@ class StudyProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.__exit__(kind, error, trace)
 
     def measured(self, one: Slice, left: int) -> None:
         """Show that a slice is done and *left* are to come."""
         self._invalid += not one.valid
         self._done += 1
         slices = self._done + left  # a discarded pair makes them more
-        now = time.monotonic()
-        each = (now - self._began) / (self._done - self._first)  # daemons' starts included
+        each = (time.monotonic() - self._began) / (self._done - self._first)  # with daemons' starts
         words = f"about {spoken(each * left + self._afterwards)} left"
         if self._invalid:
             words += f", {self._invalid} invalid slices"
-        if self._bar is not None:
-            self._bar.update(
-                self._task, total=slices, completed=self._done, words=f"{words}  {one.cell}"
-            )
-        elif self._stream is not None and (now >= self._next_plain or not left):
-            self._next_plain = now + PLAIN_SECONDS
-            self._stream.write(f"{self._done} of {slices} slices, {words}\n")
-            self._stream.flush()
+        self._bar.update(
+            f"{self._done} of {slices} slices, {words}",
+            at_last=not left,
+            total=slices,
+            completed=self._done,
+            words=f"{words}  {one.cell}",
+        )

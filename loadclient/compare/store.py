@@ -21,9 +21,9 @@ from loadclient.compare.study import (
     Slice,
     design_from,
     link_from,
-    record,
 )
 from loadclient.options import UsageError
+from loadclient.stored import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,15 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from functools import cache
-from types import UnionType
-from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any
+
+from loadclient.stored import no_constant, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMA = "etlt.comparison/1"
-T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -381,7 +380,7 @@ class Study:
 
         Raises ValueError if it is not a comparison of this schema.
         """
-        stored = json.loads(text, parse_constant=_no_number)
+        stored = json.loads(text, parse_constant=no_constant)
         if not isinstance(stored, dict) or stored.get("schema") != SCHEMA:
             raise ValueError(f'not a comparison with "schema": "{SCHEMA}"')
         study = record(
@@ -403,50 +402,6 @@ class Study:
         )
         _check_names(study)
         return study
-
-
-def record(kind: type[T], stored: Any, **nested: Any) -> T:
-    """Build a *kind* from what was stored, with its records in records already built.
-
-    Raises ValueError for what is no such record, and TypeError if something is missing.
-    """
-    if not isinstance(stored, dict):
-        raise ValueError(f"{_shortly(stored)} is no {kind.__name__}")  # noqa: TRY004 - bad data
-    hints = _hints(kind)  # type: ignore[arg-type]  # a class can be hashed
-    plain = {key: value for key, value in stored.items() if key in hints and key not in nested}
-    for key, value in plain.items():
-        if not _fits(value, hints[key]):
-            raise ValueError(f"{kind.__name__}: {key} cannot be {_shortly(value)}")
-    return kind(**plain | nested)
-
-
-@cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON is of the type that *hint* says."""
-    origin, within = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is UnionType:
-        return any(_fits(value, one) for one in within)
-    if origin is list:
-        return isinstance(value, list) and all(_fits(one, within[0]) for one in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(one, within[1]) for one in value.values())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, bool) if hint is bool else type(value) is hint
-
-
-def _shortly(value: Any) -> str:
-    return f"{json.dumps(value):.40}"
-
-
-def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
 
 
 def _check_names(study: Study) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cyclopts import CycloptsError
+from cyclopts.config import Env
 
-from loadclient.cli import main
+from loadclient.cli import COMMANDS, app, main, misspelt
 from loadclient.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from conftest import Outcome
 
@@ -104,6 +109,10 @@ def test_a_wrong_option_is_one_sentence(words: str, capsys: pytest.CaptureFixtur
         ("LOADCLIENT_CONFIG", "", '"" is not a path'),
         ("LOADCLIENT_CONS", "nearest", 'variable "LOADCLIENT_CONS" sets no option'),
         ("LOADCLIENT_CONS", "nearest", "the nearest that does is LOADCLIENT_CONNS."),
+        ("LOADCLIENT_NO_RECV", "", "sets no option; say LOADCLIENT_RECV=false instead."),
+        ("LOADCLIENT_NO_PROBE", "", "sets no option; say LOADCLIENT_PROBE=false instead."),
+        ("LOADCLIENT_FILES", "nearest", 'variable "LOADCLIENT_FILES" sets no option'),
+        ("LOADCLIENT_*", "nearest", 'variable "LOADCLIENT_*" sets no option'),
     ],
 )
 def test_a_wrong_environment_is_one_sentence(
@@ -142,6 +151,8 @@ def test_a_variable_of_another_command_is_no_mistake(
         ("json = 5", ("load.toml", "sets json to 5, which is not a string")),
         ("run-id = 1979-05-27", ("load.toml", "sets run-id to 1979-05-27, which is not a string")),
         ("frobnicate = 1", ("frobnicate",)),
+        ("no_recv = true", ("load.toml", '"no_recv" sets no option; say recv = false instead.')),
+        ("no-burst = false", ("load.toml", '"no-burst" sets no option; say burst = false')),
         ("conns = ", ("Invalid value",)),
         ("[run]\nconns = 4", ("load.toml", '"run" is a table')),
         ("[[run]]\nconns = 4", ("load.toml", '"run" is an array')),
@@ -160,6 +171,42 @@ def test_a_wrong_file_is_one_sentence(
     assert err.count("\n") == 1
     for part in said:
         assert part in err
+
+
+SPELLINGS = sorted(
+    {
+        spelling
+        for command in COMMANDS
+        for argument in app[command].assemble_argument_collection()
+        for spelling in argument.names
+    }
+)
+VALUES = (
+    *("true", "false", "7", "0.5", "x", "full", "1x1x32", "1/2", "http://a/", "h:1"),
+    *("lt,et", "eagain", "shared", "veth"),
+)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_variable_that_is_accepted_sets_something(
+    spelling: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is accepted and does nothing changes what is measured, unseen."""
+
+    def parsed() -> Iterator[object]:
+        for command in COMMANDS:
+            with suppress(CycloptsError):
+                yield str(app.parse_args([command], exit_on_error=False, print_error=False)[1])
+
+    name = f"LOADCLIENT_{spelling.lstrip('-').upper().replace('-', '_')}"
+    monkeypatch.setattr(app, "config", [Env("LOADCLIENT_", command=False)])
+    before = {*parsed()}
+    changes = set()
+    for value in VALUES:
+        monkeypatch.setenv(name, value)
+        changes |= {*parsed()} - before
+
+    assert changes or misspelt({name: ""})
 
 
 def test_flag_beats_environment_beats_file_beats_default(
@@ -274,6 +321,45 @@ def test_a_stored_run_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert out == "\n".join(summary(run) for run in runs) + "\n"
 
 
+def run_with(**fields: object) -> str:
+    """Return a stored run of which somebody changed a few fields."""
+    return json.dumps({"schema": "etlt.run/1", "run_id": "a", **fields})
+
+
+def test_a_file_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    said = 'loadclient: "nope.json": No such file or directory.\n'
+
+    assert leave(capsys, "report", "nope.json") == (1, "", said)
+    assert leave(capsys, "merge", "nope.json") == (1, "", said)
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "run --help", "report FILE", ""])
+def test_what_was_asked_for_and_could_not_be_written_is_no_success(
+    words: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "stored.json"
+    file.write_text(run_with())
+    command = [sys.executable, "-m", "loadclient", *words.replace("FILE", str(file)).split()]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60
+        )
+
+    assert done.returncode == 1
+    assert done.stderr == ("loadclient: cannot write to standard output: No space left on device\n")
+
+
+def test_a_reader_that_has_read_enough_of_a_report_is_no_failure(tmp_path: Path) -> None:
+    file = tmp_path / "stored.json"
+    file.write_text(run_with(warnings=["x" * (1 << 20)]))  # more than a pipe holds
+    line = f"set -o pipefail; {sys.executable} -m loadclient report {file} | head -1"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("words", "text", "said"),
     [
@@ -281,6 +367,16 @@ def test_a_stored_run_is_shown_again(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["FILE"], "", "is not a stored comparison, nor a stored run"),
         (["FILE"], '{"schema": "etlt.other/1"}', "is not a stored comparison, nor a stored run"),
         (["FILE"], "[]", "is not a stored comparison, nor a stored run"),
+        (["FILE"], '{"schema": "etlt.run/1"}', "a part of it is missing"),
+        (["FILE"], run_with(latency_seconds=5), "latency_seconds cannot be 5"),
+        (["FILE"], run_with(config=[]), "config cannot be []"),
+        (["FILE"], run_with(messages_sent="x"), 'messages_sent cannot be "x"'),
+        (["FILE"], run_with(thresholds=5), "not iterable"),
+        (["FILE"], run_with(thresholds=[5]), "5 is no Threshold"),
+        (["FILE"], run_with(client={"busiest_cpu_share": "much"}), "nor a stored run"),
+        (["FILE"], run_with(server={}), "counters"),
+        (["FILE"], run_with(churn={}), "connected"),
+        (["FILE"], run_with(elapsed_seconds=float("nan")), "NaN is no number"),
         (["FILE", "--html", "x.html"], None, 'x.html": a page is drawn of one stored comparison'),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loadclient.server import Reading, ServerUnreadableError, read, together
+from loadclient.server import Reading, ServerUnreadableError, read, split, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +67,13 @@ def test_the_chat_port_in_place_of_the_metrics_port_is_one_sentence(
     assert outcome.code == 1
     assert outcome.err.startswith("loadclient: cannot read the server's metrics at http://")
     assert outcome.err.count("\n") == 1
+
+
+def test_a_comma_within_a_url_splits_nothing() -> None:
+    one, other = "http://a:9700/metrics?of=lt,et", "HTTPS://b/"
+
+    assert split(f"{one},{other},{one}") == [one, other, one]
+    assert split(one) == [one]
 
 
 def test_several_servers_are_counted_together(answering: Callable[[bytes], str]) -> None:

@@ -21,7 +21,7 @@ from loadclient.compare.html import tables
 from loadclient.compare.html.findings import headline
 from loadclient.compare.html.parts import capital
 from loadclient.compare.html.sections import sections
-from loadclient.report import duration
+from loadclient.report import spoken
 from loadclient.session import write_whole
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _when(study: Study) -> str:
     started = datetime.fromtimestamp(study.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
     if study.finished is None:
         return started
-    return f"{started}, {duration(study.finished - study.started)}"
+    return f"{started}, {spoken(study.finished - study.started)}"
 
 
 def _missing(study: Study) -> str:

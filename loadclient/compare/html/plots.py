@@ -326,44 +326,46 @@ def stacked(rows: Iterable[Row], width: int = NARROW) -> Markup:
         {**row, "color": syscall_color(row["kind"]), "place": place}
         for place, row in enumerate(rows)
     ]
-    cells = list(dict.fromkeys(row["cell"] for row in values))
-    colors = [
-        {"test": f"indexof('{look.glyph}{twin.glyph}', datum.label[0]) >= 0", "value": look.color}
-        for look in MODES.values()
-        for twin in [replace(look, filled=False)]
-    ]
-    arms = alt.Axis(
-        title=None,
-        ticks=False,
-        labelLimit=110,
-        labelColor={"condition": colors, "value": "var(--ink)"},
-    )
     chart = _base(values).mark_bar(stroke="var(--page)", strokeWidth=1, height=16)
     return svg(
         chart.encode(
             x=alt.X("calls:Q", axis=alt.Axis(title="system calls per message", tickCount=6)),
-            y=alt.Y("arm:N", sort=None, axis=arms),
+            y=alt.Y("arm:N", sort=None, axis=_arms_axis()),
             color=alt.Color("color:N", scale=None),
             order=alt.Order("place:Q"),
             description="said:N",
         )
         .properties(width=width, height=alt.Step(20))
-        .facet(
-            row=alt.Row(
-                "cell:N",
-                sort=cells,
-                header=alt.Header(
-                    labelOrient="top",
-                    labelAnchor="start",
-                    labelAngle=0,
-                    labelLimit=width + 60,
-                    labelPadding=HEADER_GAP,
-                ),
-            ),
-            spacing=10,
-        )
+        .facet(row=_cell_rows(values, width), spacing=10)
         .resolve_scale(y="independent")
     )
+
+
+def _arms_axis() -> alt.Axis:
+    """Return an axis of the arms' names, each in the color of its mode."""
+    colors = [
+        {"test": f"indexof('{look.glyph}{twin.glyph}', datum.label[0]) >= 0", "value": look.color}
+        for look in MODES.values()
+        for twin in [replace(look, filled=False)]
+    ]
+    return alt.Axis(
+        title=None,
+        ticks=False,
+        labelLimit=110,
+        labelColor={"condition": colors, "value": "var(--ink)"},
+    )
+
+
+def _cell_rows(values: Sequence[Row], width: int) -> alt.Row:
+    """Return a group for each cell, in the order of the rows, with its name above."""
+    header = alt.Header(
+        labelOrient="top",
+        labelAnchor="start",
+        labelAngle=0,
+        labelLimit=width + 60,
+        labelPadding=HEADER_GAP,
+    )
+    return alt.Row("cell:N", sort=list(dict.fromkeys(row["cell"] for row in values)), header=header)
 
 
 def _line(base: alt.Chart, look: Look, x: alt.X, y: alt.Y, size: int = 60) -> list[alt.Chart]:

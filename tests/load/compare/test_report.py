@@ -13,11 +13,12 @@ import pytest
 
 from loadclient.cli import main
 from loadclient.compare.design import quick
-from loadclient.compare.progress import StudyProgress, spoken
+from loadclient.compare.progress import StudyProgress
 from loadclient.compare.report import size, text
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import KernelCounts, Link, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
+from loadclient.report import spoken
 
 if TYPE_CHECKING:
     from pathlib import Path
