@@ -11,7 +11,8 @@ the daemon's and the probe's carry the mode alone. A run is therefore looked up 
 and, if no series has that mode, as the time during which the client says that the run is in its
 measured phase (`Side.rate`, `Side.total`). Two runs at different times can be compared that way.
 What a mode spent is bounded by the same phase where a client says when it was: else the calls and
-the CPU time of an idle daemon would pull every ratio towards 1.
+the CPU time of an idle daemon would pull every ratio towards 1. It is told by differences there, as
+a rate knows no bounds: it takes in what was before and after (`Side.total`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ RANGE = "$__range"
 STEP = "$__interval"
 # A run lasts a minute, Grafana's step over a day is longer. It takes scrapes every 10 s at least.
 RUN_RATE, RUN_STEP = "20s", "5s"
+# Seconds between two looks at a run's counters. With scrapes no further apart than that, nothing
+# from outside the measured phase is taken in; else at most what is between two scrapes.
+PACE = 2
 
 DAEMON = 'job=~"$job", instance=~"$instance"'
 PROBE = 'job=~"$probe_job", instance=~"$probe_instance"'
@@ -106,10 +110,11 @@ class Side:
     def total(self, metric: str, matchers: str = DAEMON, by: str = "") -> str:
         """Return how much a counter of the daemon rose while the side was measured.
 
-        It is the sum of the rates at each step, in no unit: good for quotients of two totals of one
-        side, which is what it is for. Without a client, a mode's is what it rose by in the range.
+        That is most of the phase, the same of all counters that are scraped together: good for
+        quotients of two totals of one side, which is what it is for. Without a client, a mode's is
+        what it rose by in the range.
         """
-        measured = self._sampled_while_measured(metric, matchers, by)
+        measured = self._risen_while_measured(metric, matchers, by)
         as_mode = f"sum{_by(by)}(increase({self._of_mode(metric, matchers)}[{RANGE}]))"
         if by:  # a kind that was not there while it was measured is of another unit
             as_mode = f"({as_mode} unless on () {measured})"
@@ -194,24 +199,33 @@ class Side:
         return over(by_probe, self._sampled("etltd_epoll_waits_total", DAEMON))
 
     def _sampled(self, metric: str, matchers: str) -> str:
-        """Return the sum of the rates at each step of the range, in no unit."""
-        as_mode = _at_each_step(rate(self._of_mode(metric, matchers)), STEP)
-        return f"({as_mode} or {self._sampled_while_measured(metric, matchers)})"
+        """Return the sum of the rates at each step of the range, in no unit.
 
-    def _sampled_while_measured(self, metric: str, matchers: str, by: str = "") -> str:
-        """Return the same, while a run of this name or of this mode was in its measured phase.
-
-        And for one window longer: then every moment of the phase is in as many windows as any
-        other, and what is scraped a second later has risen by as much in the end.
+        Of a run, while it was in its measured phase and for one window longer: then every moment of
+        the phase is in as many windows as any other, and what is scraped a second later has risen
+        by as much in the end.
         """
+        as_mode = _at_each_step(rate(self._of_mode(metric, matchers)), STEP)
+        phase = f"max_over_time({self._measured('run_id')}[{RUN_RATE}])"
+        as_run = f"{rate(_with(metric, matchers), 'mode', RUN_RATE)}{_where(f'{phase} == 1')}"
+        return f"({as_mode} or sum({_at_each_step(as_run, RUN_STEP)}))"
+
+    def _risen_while_measured(self, metric: str, matchers: str, by: str) -> str:
+        """Return by how much a counter rose between looks that are well within the phase.
+
+        A sample is up to one scrape older than a look. So it is counted up to a pace ago, if the
+        client says now that it measures, and said so a pace before the counted time began, too.
+        """
+        series = _with(metric, matchers)
+        risen = f"({series} offset {PACE}s - {series} offset {2 * PACE}s) >= 0"  # else: a restart
         phases = (
-            f'max_over_time(etlt_load_phase{{{CLIENT}, {label}="{self.name}", phase="measure"}}'
-            f"[{RUN_RATE}])"
-            for label in ("mode", "run_id")
+            f"({phase} == 1 and {phase} offset {3 * PACE}s == 1)"
+            for phase in map(self._measured, ("mode", "run_id"))
         )
-        spent = rate(_with(metric, matchers), f"mode, {by}" if by else "mode", RUN_RATE)
-        while_measured = _where(f"({' or '.join(phases)})", by)
-        return f"sum{_by(by)}({_at_each_step(spent + while_measured, RUN_STEP)})"
+        labels = f"mode, {by}" if by else "mode"
+        while_measured = _where(" or ".join(phases), by)
+        expression = f"sum by ({labels}) ({risen}){while_measured}"
+        return f"sum{_by(by)}({_at_each_step(expression, f'{PACE}s')})"
 
     def _of_mode(self, metric: str, matchers: str) -> str:
         return _with(metric, f'{matchers}, mode="{self.name}"')
@@ -221,13 +235,17 @@ class Side:
 
     def _while_measured(self, by: str = "") -> str:
         """Return a factor of 1, by mode, while the run of this name is in its measured phase."""
-        return _where(f'etlt_load_phase{{{CLIENT}, run_id="{self.name}", phase="measure"}}', by)
+        return _where(f"{self._measured('run_id')} == 1", by)
+
+    def _measured(self, label: str) -> str:
+        """Return a series of the client: whether a run is in its measured phase."""
+        return f'etlt_load_phase{{{CLIENT}, {label}="{self.name}", phase="measure"}}'
 
 
-def _where(phase: str, by: str) -> str:
-    """Return a factor of 1, by mode, where a phase of the mode is; *by* what else there is."""
+def _where(condition: str, by: str = "") -> str:
+    """Return a factor of 1, by mode, where a mode's *condition* holds; *by* what else there is."""
     join = "* on (mode) group_left ()" if by else "* on (mode)"
-    return f" {join} max by (mode) ({phase} == 1)"
+    return f" {join} max by (mode) ({condition})"
 
 
 def _at_each_step(expression: str, step: str) -> str:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dashboards.queries import RUN_RATE
+from dashboards.queries import PACE, RUN_RATE
 from tests.boards.asking import Prometheus, Span
-from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
+from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look, while_measured
 from tests.bpf import refusal
 from tests.busy import besides_busy
 from tests.probes.rig import Exporter
@@ -207,7 +207,8 @@ class Scene:
     def view(self, moment: str) -> View:
         """Return what the exporters said at a moment, and since the beginning."""
         span = self.spans[moment]
-        return View(self.said[BEFORE], self.said[moment], span.end - span.start)
+        measured = while_measured(self.ledgers)
+        return View(self.said[BEFORE], self.said[moment], span.end - span.start, measured)
 
 
 @contextlib.contextmanager
@@ -373,7 +374,7 @@ def _wait_for(servers: dict[str, Prometheus], expr: str, wanted: float) -> None:
 
 def _last_look_at_the_load(servers: dict[str, Prometheus]) -> float:
     """Return a moment at which both runs had been measured for a while and still were."""
-    seconds = 6  # more than a step at which the boards look for a run
+    seconds = 4 * PACE + 1  # so that the boards see it, and a scrape
     phase = 'etlt_load_phase{phase="measure"}'
     looks = f"count_over_time({phase}[{seconds}s]) >= {seconds - 1}"
     expr = f"count(min_over_time({phase}[{seconds}s]) == 1 and {looks})"

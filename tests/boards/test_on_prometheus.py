@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.system
 
 EXTRAPOLATION = 0.08  # of increase() over some twenty samples
-SMEAR = 0.25  # a rate at the beginning of a run holds some of what was before it
+PART = 0.05  # by which most of a run may differ from all of it: a read may bring two messages
 
 
 @pytest.fixture(params=rig.SERVERS)
@@ -62,7 +62,8 @@ def test_no_panel_is_empty_after_the_load(prometheus: Prometheus, scene: Scene) 
     there = [a for a in found if not needs_bus(a)]
     assert faults(a for a in there if scene.has_probe or not needs_probe(a)) == []
     bars = [a for a in found if "per message, by" in a.where and "A" in a.where[-1]]
-    assert [max(values[-1] for _, values in one.series) > 0 for one in bars] == [True, True]
+    # Connections are made before the measured phase, and nobody is behind: no epoll_ctl is in it.
+    assert [max(values[-1] for _, values in one.series) > 0 for one in bars] == [True, False]
 
 
 @pytest.mark.parametrize("title", truth.BOARDS)
@@ -194,7 +195,7 @@ def test_a_run_has_the_fingerprint_of_its_own_mode(prometheus: Prometheus, scene
     truth = counters["syscall_eagain_total"]["recvfrom"] / counters["messages_delivered_total"]
 
     assert found["EAGAINs per message: A"].last == 0
-    assert found["EAGAINs per message: B"].last == pytest.approx(truth, rel=SMEAR)
+    assert found["EAGAINs per message: B"].last == pytest.approx(truth, rel=PART)
 
 
 @pytest.mark.parametrize(("mode", "letter"), [("lt", "A"), ("et", "B")])

@@ -41,6 +41,7 @@ HALF = "1 0 " * (LENGTH // 2)
 UNWATCHED = replace(ET, watched=None)
 DAY = {"__range": "86400s", "__interval": "216s", "__rate_interval": "218s"}
 QUARTER = {"__range": "900s"}
+EXACT = 0.01
 Samples = dict[str, float]
 
 
@@ -134,31 +135,48 @@ def test_a_restart_is_marked_however_long_it_took(
 BEGIN = 1_760_000_000
 IDLE, LOAD, REST = 4000, 60, 600  # seconds
 END = BEGIN + IDLE + LOAD
+SHORT = 10  # seconds, of loads that begin at all moments of a step
+LATER = 0.7  # each than the last
+LOADS = {"r1": (IDLE, LOAD)} | {f"s{i}": (300 + (300 + LATER) * i, SHORT) for i in range(10)}
+# Seconds at which Prometheus scrapes a daemon and its client: just after each other, either first.
+PHASES = {"lt": (0.1, 0.0), "et": (1.9, 0.1)}
+RESTARTED = LOADS["s5"][0] + SHORT / 2  # ET's daemon, in the midst of a load
+SPENT = {  # per second, idle and under load
+    "etltd_messages_delivered_total{%s}": (0, 1000),
+    'etltd_syscalls_total{%s,syscall="sendto"}': (150, 500),
+    'etltd_epoll_ctl_total{%s,op="mod"}': (60, 200),
+}
 
 
 def an_afternoon() -> str:
-    """Return a minute of load after an hour of none, as OpenMetrics: counters and a run's phase.
+    """Return loads between long times of none, as OpenMetrics: counters and the runs' phases.
 
-    Under load a copy costs half a call, and a fifth of a modification. Idle, there are calls all
-    the same, and none to divide them by.
+    Under load a copy costs half a call, and a fifth of a modification. Idle, there are three tenths
+    as many calls, and nothing to divide them by.
     """
-    labels = 'job="etltd",instance="lt:9700",mode="lt"'
-    daemon = {
-        f"etltd_messages_delivered_total{{{labels}}}": (0, 1000),
-        f'etltd_syscalls_total{{{labels},syscall="sendto"}}': (50, 500),
-        f'etltd_epoll_ctl_total{{{labels},op="mod"}}': (20, 200),
-    }
     lines = []
-    for series, (idle, busy) in daemon.items():
+    for series, (idle, busy) in SPENT.items():
         lines.append(f"# TYPE {series.partition('_total')[0]} counter")
-        for at in range(0, IDLE + LOAD + REST, STEP):
-            loaded = min(max(at - IDLE, 0), LOAD)
-            lines.append(f"{series} {(at - loaded) * idle + loaded * busy} {BEGIN + at}")
-    client = 'job="loadclient",mode="lt",run_id="r1",phase="measure"'
+        for mode, (phase, _) in PHASES.items():
+            named = series % f'job="etltd",instance="{mode}:9700",mode="{mode}"'
+            for tick in range(0, IDLE + LOAD + REST, STEP):
+                at = tick + phase
+                lost = RESTARTED if mode == "et" and at > RESTARTED else 0
+                count = _spent(at, idle, busy) - _spent(lost, idle, busy)
+                lines.append(f"{named} {count} {BEGIN + at}")
     lines.append("# TYPE etlt_load_phase gauge")
-    moments = range(IDLE, IDLE + LOAD + 10, STEP)
-    lines += [f"etlt_load_phase{{{client}}} {int(at < IDLE + LOAD)} {BEGIN + at}" for at in moments]
+    for mode, (_, phase) in PHASES.items():
+        for run, (begin, length) in LOADS.items():
+            client = f'job="loadclient",mode="{mode}",run_id="{mode}-{run}",phase="measure"'
+            for second in range(int(begin) - 2, int(begin) + length + 10):
+                measures = int(begin <= second + phase < begin + length)
+                lines.append(f"etlt_load_phase{{{client}}} {measures} {BEGIN + second + phase}")
     return "\n".join([*lines, "# EOF", ""])
+
+
+def _spent(at: float, idle: float, busy: float) -> float:
+    loaded = sum(min(max(at - begin, 0), length) for begin, length in LOADS.values())
+    return (at - loaded) * idle + loaded * busy
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +194,7 @@ def cost(server: Prometheus, metric: str, at: int, by: str = "", **choices: str)
 
 @pytest.mark.parametrize("later", [15, 31, 57])
 @pytest.mark.parametrize("look", [QUARTER, DAY], ids=["a quarter of an hour", "a day"])
-@pytest.mark.parametrize("side", ["lt", "r1"])
+@pytest.mark.parametrize("side", ["lt", "lt-r1"])
 def test_what_a_message_cost_is_not_mixed_with_what_idling_costs(
     afternoon: Prometheus, side: str, look: dict[str, str], later: int
 ) -> None:
@@ -187,15 +205,32 @@ def test_what_a_message_cost_is_not_mixed_with_what_idling_costs(
     (of_kind,) = cost(afternoon, "etltd_syscalls_total", at, "syscall", **choices).series
     (of_operation,) = cost(afternoon, "etltd_epoll_ctl_total", at, "op", **choices).series
 
-    assert calls.last == pytest.approx(0.5, rel=0.05)
+    assert calls.last == pytest.approx(0.5, rel=EXACT)
     assert of_kind == ({"syscall": "sendto"}, [calls.last])
-    assert of_operation == ({"op": "mod"}, [pytest.approx(0.2, rel=0.05)])
+    assert of_operation == ({"op": "mod"}, [pytest.approx(0.2, rel=EXACT)])
+
+
+@pytest.mark.parametrize("mode", PHASES)
+@pytest.mark.parametrize("run", [run for run, (_, length) in LOADS.items() if length == SHORT])
+def test_nothing_from_beside_a_short_load_is_in_what_its_messages_cost(
+    afternoon: Prometheus, run: str, mode: str
+) -> None:
+    """An idle second on either side would be a sixteenth of the cost of ten under load."""
+    begin, length = LOADS[run]
+    at = BEGIN + int(begin + length) + 20
+
+    costs = [
+        cost(afternoon, "etltd_syscalls_total", at, left=side, __range="60s").last
+        for side in (mode, f"{mode}-{run}")
+    ]
+
+    assert costs == [pytest.approx(0.5, rel=EXACT)] * 2
 
 
 def test_without_a_client_s_word_it_is_what_was_spent_in_the_range(afternoon: Prometheus) -> None:
     """Other clients load a daemon, too, and they have no phases."""
     choices = {"client_job": "none", "__range": "120s"}
-    busy, idle = 500 * LOAD, 50 * (120 - LOAD)
+    busy, idle = 500 * LOAD, 150 * (120 - LOAD)
 
     calls = cost(afternoon, "etltd_syscalls_total", END, **choices)
     (of_kind,) = cost(afternoon, "etltd_syscalls_total", END, "syscall", **choices).series

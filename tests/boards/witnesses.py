@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from tests.probes.test_daemon import read_samples
 
@@ -19,6 +19,7 @@ Values = dict[Labels, float]
 
 BEFORE, DURING, END, TROUBLE = "before", "during", "end", "trouble"
 INFINITY = "+Inf"
+KINDS = {"epoll_ctl_total": "op"}  # what a ledger tells apart, if not system calls
 
 
 def look(
@@ -38,6 +39,20 @@ def look(
     ]
 
 
+def while_measured(ledgers: Mapping[str, Mapping[str, Any]]) -> Samples:
+    """Return by how much the daemons' counters rose in the measured phase, as the runs tell it."""
+    return [
+        (f"etltd_{name}", {"mode": mode, **labels}, value)
+        for mode, ledger in ledgers.items()
+        for name, told in ledger["server"]["counters"].items()
+        for labels, value in _kinds(KINDS.get(name, "syscall"), told)
+    ]
+
+
+def _kinds(label: str, told: Any) -> list[tuple[dict[str, str], float]]:
+    return [({label: k}, v) for k, v in told.items()] if isinstance(told, dict) else [({}, told)]
+
+
 @dataclass(frozen=True)
 class View:
     """The exporters' own figures at one moment, and since the beginning."""
@@ -45,6 +60,7 @@ class View:
     before: Samples
     now: Samples
     seconds: float
+    measured: Samples = field(default_factory=list)  # rises in the phase, if known
 
     def reborn(self) -> View:
         """Return the beginning, seen from itself: what there was by then."""
@@ -60,6 +76,12 @@ class View:
         return {
             key: value - then.get(key, 0) for key, value in self.level(name, *by, **where).items()
         }
+
+    def spent(self, name: str, *by: str, **where: str) -> Values:
+        """Return by how much a counter rose while it was measured, or in all, as the boards do."""
+        if not self.measured:
+            return self.rise(name, *by, **where)
+        return summed(self.measured, name, by, where)
 
     def quantile(self, q: float, buckets: str, *by: str, **where: str) -> Values:
         """Return a quantile of what a histogram has counted since, as PromQL defines it."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tests.boards.asking import Prometheus, Span
 from tests.boards.rig import MODES, trouble
-from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look
+from tests.boards.witnesses import BEFORE, DURING, END, TROUBLE, View, look, while_measured
 from tests.deploy.containers.engine import KNOWS_BPF
 from tests.probes.test_daemon import read_samples
 from tests.system.rig import Endpoint
@@ -63,7 +63,8 @@ class Recording:
     def view(self, moment: str) -> View:
         """Return what the exporters said at a moment, and since the beginning."""
         seconds = self._at[moment] - self._at[BEFORE]
-        return View(self._said[BEFORE], self._said[moment], seconds)
+        measured = while_measured(self.stack.results)
+        return View(self._said[BEFORE], self._said[moment], seconds, measured)
 
     def load(self) -> None:
         """Drive the load, and listen meanwhile."""
