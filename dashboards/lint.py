@@ -6,7 +6,8 @@ Ported from their documentation, with three differences, each stricter or said h
   `$instance` goes with `$job` as `$probe_instance` goes with `$probe_job`; a selector must name a
   job variable, and the instance variable that goes with it where the board has one.
 - A counter may also be read by `max_over_time`, which is how the exact total of a short-lived run
-  is read; `increase` would extrapolate. Bare counters are found as they are by the original.
+  is read; `increase` would extrapolate. So may the difference of a counter and itself some time
+  earlier. Bare counters are found as they are by the original.
 - Units are those the SDK knows; the original's list lacks some. Annotations are parsed, too.
 """
 
@@ -288,9 +289,13 @@ def _selector(
     wanted = (jobs[0] if jobs else "job").removesuffix("job") + "instance"
     if wanted in instances and ("instance", f"${wanted}") not in matchers:
         yield "target-instance", f'{selector.name} has no matcher instance=~"${wanted}"'
-    if (selector.name or "").endswith("_total") and not (
-        isinstance(above[-1] if above else None, promql.MatrixSelector)
-        and _is_call(above[-2:-1], COUNTER_READERS)
+    if (
+        (selector.name or "").endswith("_total")
+        and not (
+            isinstance(above[-1] if above else None, promql.MatrixSelector)
+            and _is_call(above[-2:-1], COUNTER_READERS)
+        )
+        and not _is_difference(above[-1] if above else None)
     ):
         yield "target-counter-agg", f"{selector.name} is a counter, and no rate of it is taken"
 
@@ -302,6 +307,15 @@ def _has_own_step(above: tuple[Any, ...]) -> bool:
     """
     steps = {node.step for node in above if isinstance(node, promql.SubqueryExpr)}
     return bool(steps - {None, STEP})
+
+
+def _is_difference(node: Any) -> bool:
+    """Tell whether it is what a series has risen by: it less its earlier self."""
+    if not isinstance(node, promql.BinaryExpr) or str(node.op) != "-":
+        return False
+    both = (node.lhs, node.rhs)
+    same = {str(one).partition(" offset ")[0] for one in both}
+    return len(same) == 1 and all(isinstance(one, promql.VectorSelector) for one in both)
 
 
 def _is_call(above: tuple[Any, ...], names: set[str]) -> bool:

@@ -209,6 +209,17 @@ def test_totals_of_counters_may_be_read_so(reader: str) -> None:
     assert list(findings(board)) == []
 
 
+def test_a_counter_may_be_read_less_its_earlier_self_and_nothing_else() -> None:
+    """A restart is filtered out of such a difference; one of two counters means nothing."""
+    board, odd = deepcopy(GOOD), deepcopy(GOOD)
+    counter = f"etltd_epoll_waits_total{{{DAEMON}}}"
+    ask(f"({counter} offset 2s - {counter} offset 4s) >= 0")(board)
+    ask(f"{counter} offset 2s - {counter.replace('waits', 'wakeups')} offset 4s")(odd)
+
+    assert list(findings(board)) == []
+    assert [finding.rule for finding in findings(odd)] == ["target-counter-agg"] * 2
+
+
 def test_a_rate_at_steps_of_its_own_has_a_window_of_its_own() -> None:
     """The panel's step over a day is longer than the load that is looked for."""
     board = deepcopy(GOOD)
