@@ -53,6 +53,9 @@ RIGHT_OF_IT = common.LegendPlacement.RIGHT  # for wide panels with many lines
 PLAIN = "text"  # the theme's own
 TITLE = 12  # pixels, of a value's name
 THREE_VALUES = 26  # pixels: three of four digits beside each other on a laptop
+# Pixels, of a bar's name: Grafana makes room for the longest at 12, and "et" is wider than "lt".
+MANY_BARS = 11
+AXIS = 60  # pixels: a time below narrow figures would begin beyond the panel's edge
 # What a legend of one mode begins with: the mode, or the name of its daemon.
 MODES = ((r"/^(etltd-)?et\b/", ET_COLOR), (r"/^(etltd-)?lt\b/", LT_COLOR))
 
@@ -121,6 +124,8 @@ def graph(
         .mode(common.TooltipDisplayMode.MULTI)
         .sort(common.SortOrder.DESCENDING)
     )
+    if unit == units.Short:
+        panel = panel.axis_width(AXIS)
     kinds = look.get("kinds", ())
     if len(kinds) > len(SIDES):
         return _by_kind(panel, kinds)
@@ -277,13 +282,19 @@ def bars(
     span: int = 12,
     height: int = 9,
     empty: str = "no data",
+    pixels: int | None = None,
 ) -> bargauge.Panel:
-    """Return present values as horizontal bars; *empty* is said when there are none."""
+    """Return present values as horizontal bars; *empty* is said when there are none.
+
+    Their names are as large as fits, or of so many *pixels*.
+    """
     panel = _common(bargauge.Panel(), title, unit, description, queries, instant=True)
     panel = panel.span(span).height(height).min(0).no_value(empty).reduce_options(_last())
     panel = panel.orientation(common.VizOrientation.HORIZONTAL)
     panel = panel.display_mode(common.BarGaugeDisplayMode.BASIC).color_scheme(_fixed(UNKNOWN))
     panel = panel.value_mode(common.BarGaugeValueMode.TEXT).show_unfilled(True)
+    if pixels is not None:
+        panel = panel.text(common_builders.VizTextDisplayOptions().title_size(pixels))
     return by_mode(panel)
 
 

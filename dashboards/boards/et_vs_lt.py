@@ -251,6 +251,7 @@ def _calls() -> Panels:
             ),
             span=8,
             height=12,
+            pixels=panels.MANY_BARS,
         ),
         panels.bars(
             "epoll_ctl per message, by operation",

@@ -1,7 +1,7 @@
 """What `etlt-dashboards render` does: each board in each theme and width, and a verdict.
 
-Exit status: 0 every panel is drawn; 1 a panel is empty, in error or clipped, or nothing could be
-drawn here; 2 usage.
+Exit status: 0 every panel is drawn; 1 a panel is empty, in error or clipped, or has a label that is
+cut off, or nothing could be drawn here; 2 usage.
 """
 
 from __future__ import annotations
@@ -101,15 +101,15 @@ class RenderOptions:
 def render(*, options: RenderOptions) -> int:
     """Draw the boards with Grafana's own components in Chromium, from a real Prometheus.
 
-    Exit codes: 0 every panel is drawn; 1 a panel is empty, in error or clipped (it says which), or
-    nothing could be drawn here (it says what is missing); 2 usage.
+    Exit codes: 0 every panel is drawn; 1 a panel is empty, in error or clipped, or a label is cut
+    off (it says which), or nothing could be drawn here (it says what is missing); 2 usage.
     """
     try:
         return _render(options)
     except UsageError as error:
         print(f"etlt-dashboards: {error}", file=sys.stderr)
         return USAGE
-    except (CannotRenderError, OSError) as error:
+    except CannotRenderError as error:
         print(f"etlt-dashboards: {error}", file=sys.stderr)
         return FAILED
 
@@ -117,9 +117,9 @@ def render(*, options: RenderOptions) -> int:
 def _render(options: RenderOptions) -> int:
     boards = chosen(options.board)
     start, end = span(options, time.time())
+    make_folder(options.out)
     find()  # before minutes are spent on the page
     page = bundle()
-    options.out.mkdir(parents=True, exist_ok=True)
     with serving(page, boards, options.prometheus) as address, Browser() as browser:
         pictures = []
         for look in _looks(boards, options):
@@ -150,6 +150,16 @@ def span(options: RenderOptions, now: float) -> tuple[int, int]:
     if start >= end:
         raise UsageError(f"--from {options.from_} is not before --to {options.to}.")
     return start, end
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder for the pictures, if need be. Raises UsageError."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise UsageError(f'--out "{out}" is there and is no folder.') from error
+    except OSError as error:
+        raise UsageError(f'--out "{out}": no such folder can be made: {error.strerror}.') from error
 
 
 def _seconds(text: str, now: int) -> int:

@@ -19,6 +19,15 @@ STANDS_STILL = """new Promise((resolve) => {
 READ = """(() => {
   const root = document.documentElement;
   const all = (selector) => [...document.querySelectorAll(selector)];
+  const SLACK = 0.05;  // pixels: scrollWidth is whole ones, and half of one is enough for dots
+  const lacks = (one) => {
+    const copy = one.cloneNode(true);
+    copy.style.cssText += "; position: absolute; width: max-content; max-width: none";
+    one.after(copy);
+    const { width } = copy.getBoundingClientRect();
+    copy.remove();
+    return width - one.getBoundingClientRect().width;
+  };
   return {
     state: root.dataset.board,
     text: root.dataset.text ?? "",
@@ -33,6 +42,12 @@ READ = """(() => {
       clipped: [...panel.querySelectorAll("*")].some((one) =>
         one.scrollHeight > one.clientHeight + 2 &&
         ["auto", "scroll"].includes(getComputedStyle(one).overflowY)),
+      cut: [
+        ...[...panel.querySelectorAll("*")].filter((one) =>
+          getComputedStyle(one).textOverflow === "ellipsis" && lacks(one) > SLACK)
+          .map((one) => one.innerText),
+        ...[...panel.querySelectorAll("[data-cut]")].map(({ dataset }) => dataset.cut),
+      ],
       box: panel.getBoundingClientRect().toJSON() })),
   };
 })()"""
@@ -83,14 +98,18 @@ class Picture:
             for panel in self.page["panels"]
             if panel["clipped"]
         ]
+        cut = [
+            f'panel "{panel["title"]}" ({panel["type"]}): cut off: the label "{label}"'
+            for panel in self.page["panels"]
+            for label in panel["cut"]
+        ]
         annotations = [
             f'annotation "{annotation["name"]}": error: {annotation["text"]}'
             for annotation in self.page["annotations"]
             if annotation["state"] == "error"
         ]
-        return (
-            panels + clipped + annotations + [f"the page threw: {text}" for text in self.exceptions]
-        )
+        thrown = [f"the page threw: {text}" for text in self.exceptions]
+        return panels + clipped + cut + annotations + thrown
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for the file beside the pictures."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dashboards import panels
 from dashboards.cli import main
 from dashboards.render import bundle as bundles
 from dashboards.render.command import GENERATED
@@ -102,7 +103,13 @@ def test_figures_on_the_page_are_those_that_prometheus_answers(
                 "binary": {"left": "Value #A", "operator": "/", "right": "Value #B"},
             },
         },
-        {"id": "organize", "options": {"renameByName": {"Value #A": "wakeups per second"}}},
+        {
+            "id": "organize",
+            "options": {
+                "excludeByName": {"Time 1": True, "Time 2": True},
+                "renameByName": {"Value #A": "wakeups per second"},
+            },
+        },
     ]
     as_table = {"format": "table", "instant": True, "range": False}
     path = board(
@@ -262,6 +269,41 @@ def test_a_legend_behind_a_scroll_bar_is_a_problem(
 
 
 @pytest.mark.browser
+def test_a_label_that_is_cut_off_is_a_problem(
+    draw: Callable[..., Drawn], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By dots, or by the panel's edge: who reads the picture guesses the rest."""
+    calls = [
+        target("etltd_restarts", f"{mode} {call}") for mode in MODES for call in panels.SYSTEM_CALLS
+    ]
+    where = {"x": 0, "y": 0, "w": 8, "h": 12}
+    options = {"orientation": "horizontal", "namePlacement": "auto"}
+    small = {**options, "text": {"titleSize": panels.MANY_BARS}}
+    one, narrow = target("etltd_restarts", "one"), {"custom": {"axisWidth": 12}}
+    path = board(
+        tmp_path / "cut.json",
+        panel("bargauge", "dots", *calls, options=options, gridPos=where),
+        panel("bargauge", "as on our board", *calls, options=small, gridPos={**where, "x": 8}),
+        panel("timeseries", "edge", one, defaults=narrow, gridPos={**where, "y": 12}),
+        panel("timeseries", "whole", one, gridPos={**where, "x": 8, "y": 12}),
+    )
+
+    status, report = draw(path)
+
+    assert status == 1
+    dots, ours, edge, whole = (one["cut"] for one in report[0]["panels"])
+    assert dots == ["et epoll_wait"]
+    assert len(edge) == 1
+    assert ours == whole == []
+    said = [
+        f'panel "dots" (bargauge): cut off: the label "{dots[0]}"',
+        f'panel "edge" (timeseries): cut off: the label "{edge[0]}"',
+    ]
+    assert report[0]["problems"] == said
+    assert capsys.readouterr().err.splitlines() == [f"cut: {one}" for one in said]
+
+
+@pytest.mark.browser
 def test_what_it_does_not_know_is_an_error_and_not_silence(
     draw: Callable[..., Drawn], tmp_path: Path
 ) -> None:
@@ -396,6 +438,21 @@ def test_a_wrong_option_is_named_in_one_sentence(
     told = capsys.readouterr().err
     assert word in told
     assert "Traceback" not in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("where", ["", "below"])
+def test_a_folder_that_cannot_be_is_named_before_anything_is_drawn(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An error number without a name is no help, least of all after minutes of drawing."""
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / where
+
+    assert main(["render", "--prometheus", "http://h", "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert f'--out "{out}"' in told
+    assert "[Errno" not in told
     assert told.count("\n") == 1
 
 

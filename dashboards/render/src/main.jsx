@@ -1,5 +1,6 @@
 // Draw one board; declare on the root element when it stands still.
 import './fonts.css';
+import './labels.js';
 import './page.css';
 
 import { ThemeContext } from '@grafana/data';
