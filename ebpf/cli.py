@@ -317,9 +317,7 @@ def _follow(
             poll.register(target.pidfd, select.POLLIN)
         left = max(0.0, deadline - time.monotonic())
         ready = poll.poll(min(left, RESCAN_SECONDS) * 1000)
-        _tell(
-            watch.refresh()
-        )  # also at a signal: what has changed by then is a doubt of these counts
+        _tell(watch.refresh())  # at a signal, too: what began since the last look is a doubt
         if any(fd == stop.fileno() for fd, _ in ready):
             return
 

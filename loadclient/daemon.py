@@ -80,6 +80,15 @@ def running_daemon(
             process.wait()
 
 
+def refusal(mode: str, *more: str) -> str:
+    """Return what a daemon says of options that it does not take; "" if it takes them."""
+    command = [sys.executable, "-m", "etltd", "--mode", mode, *more, "--show-config"]
+    done = subprocess.run(  # noqa: S603 - our own module
+        command, capture_output=True, text=True, timeout=START_SECONDS, check=False
+    )
+    return done.stderr.strip() if done.returncode else ""
+
+
 def _await_listening(process: subprocess.Popen[bytes], log: Path) -> Daemon:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:

@@ -18,7 +18,7 @@ from loadclient.totals import Frames
 from loadclient.verdict import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from loadclient.options import Options
     from loadclient.result import RunResult
@@ -30,7 +30,7 @@ SPOKEN = 50  # characters of a name in that of its temporary file, which may hav
 
 
 class NotWrittenError(Exception):
-    """The run is over and told, but a file was not written; the message says which, and why."""
+    """What was measured is told, but a file was not written; the message says which, and why."""
 
 
 def _tell_nobody(_result: RunResult) -> None:
@@ -56,12 +56,10 @@ def perform(
         evidence = Run(options, address, observers).execute()
     result = Verdict(options, evidence).result()
     tell(result)
-    failures = [
-        *_written("--json", options.json, result.to_json),
-        *_written("--csv", options.csv, lambda: _series(options, evidence)),
-    ]
-    if failures:
-        raise NotWrittenError(" ".join(failures))
+    write_all(
+        ("--json", options.json, lambda path: write_whole(path, result.to_json())),
+        ("--csv", options.csv, lambda path: write_whole(path, _series(options, evidence))),
+    )
     return result
 
 
@@ -81,13 +79,21 @@ def _await_alone(url: str) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _written(option: str, path: Path | None, text: Callable[[], str]) -> Iterator[str]:
-    """Write a file, and return why not: one that fails must not take the other with it."""
-    if path is not None:
-        try:
-            write_whole(path, text())
-        except OSError as error:
-            yield f'{option} "{path}": it could not be written: {error.strerror or error}.'
+def write_all(*files: tuple[str, Path | None, Callable[[Path], None]]) -> None:
+    """Write files, each with its option and its writer; one that fails takes no other with it.
+
+    Raises NotWrittenError.
+    """
+    failures = []
+    for option, path, write in files:
+        if path is not None:
+            try:
+                write(path)
+            except OSError as error:
+                why = error.strerror or error
+                failures.append(f'{option} "{path}": it could not be written: {why}.')
+    if failures:
+        raise NotWrittenError(" ".join(failures))
 
 
 def _series(options: Options, evidence: Evidence) -> str:

@@ -182,10 +182,9 @@ MUTANTS = [
     Mutant("who ended before it could be opened is passed over", WATCH,
            "elif pid in asked_for:", "elif False:", WATCHED),
     Mutant("a signal ends the count without a last look", "ebpf/cli.py",
-           "        _tell(watch.refresh())  # at a signal, too: a change that is not seen is a doubt untold\n"
-           "        if any(fd == stop.fileno() for fd, _ in ready):\n            return\n",
-           "        if any(fd == stop.fileno() for fd, _ in ready):\n            return\n"
-           "        _tell(watch.refresh())\n",
+           "        _tell(watch.refresh())  # at a signal, too",
+           "        if not any(fd == stop.fileno() for fd, _ in ready):\n"
+           "            _tell(watch.refresh())  #",
            "tests/probes/test_cli.py::test_a_signal_leaves_no_change_unseen"),
     Mutant("a starting name hides who had another before", WATCH,
            "elif (group := self._group_of(renamed)) is not None:",

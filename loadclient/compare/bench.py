@@ -79,13 +79,13 @@ class OwnDaemons:
         """Run one daemon, or as many as share a port."""
         logs.mkdir()
         if not arm.listener:
-            flags = [*self._flags, *_flags(arm)]
-            return running_daemon(arm.mode, logs / "log", *flags, within=self._within)
+            words = [*self._flags, *flags(arm)]
+            return running_daemon(arm.mode, logs / "log", *words, within=self._within)
         return running_instances(
             arm.mode,
             logs,
             arm.instances,
-            *_flags(arm),
+            *flags(arm),
             listener=arm.listener,
             place=self._place,
             is_joined=not self._apart,
@@ -227,6 +227,7 @@ def load(design: Design, cell: Cell, step: Step, daemon: Daemon) -> Options:
     )
 
 
-def _flags(arm: Arm) -> list[str]:
+def flags(arm: Arm) -> list[str]:
+    """Return the words on the daemon's command line that make the arm what it is."""
     options = {name: value for name, value in arm.options.items() if name != "listener"}
     return [word for name, value in options.items() for word in (f"--{name}", value)]

@@ -6,6 +6,7 @@ resuming takes it from there and from nowhere else.
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
@@ -19,13 +20,13 @@ from rich.console import Console
 from loadclient.compare import choices, original, report, store
 from loadclient.compare import design as designs
 from loadclient.compare.analysis import analyse
-from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, left, load
+from loadclient.compare.bench import Bench, GivenDaemons, OwnDaemons, flags, left, load
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.progress import StudyProgress
 from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.compare.waking import ask_who_wakes
 from loadclient.crew import WorkerDiedError
-from loadclient.daemon import Daemon, DaemonFailedError
+from loadclient.daemon import Daemon, DaemonFailedError, refusal
 from loadclient.environment import Contention, build, describe
 from loadclient.interrupts import Interrupts
 from loadclient.network import link
@@ -35,7 +36,7 @@ from loadclient.options import UsageError, check
 from loadclient.report import spoken
 from loadclient.runner import CannotRunError
 from loadclient.server import ServerUnreadableError
-from loadclient.session import write_whole
+from loadclient.session import write_all, write_whole
 from loadclient.streams import unheard
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 EXIT_OK = 0
 EXIT_NOTHING_COMPARABLE = 4
 EXIT_INTERRUPTED = 130
-SEEDS = 2**31
 ABOUT_THE_REPORT = ("json", "html", "quiet")
 FOLDER = Path("report")
 LOOPBACK = """Client and server share this machine and its loopback: no network, and each takes
@@ -77,9 +77,6 @@ FAILURES = (
 )
 
 
-NOT_ABOUT_THE_STUDY = {"resume", *ABOUT_THE_REPORT}
-
-
 def compare(options: CompareOptions) -> int:
     """Do what the options say.
 
@@ -102,11 +99,10 @@ def compare(options: CompareOptions) -> int:
             complete, kernel, woken = _measured_alone(options, path, raw, network)
         study = assemble(store.read(path), kernel, complete=complete, contention=contention)
         study = replace(study, woken=woken)
+        if not complete:
+            _say_how_to_resume(path)
         _report(options, study, _result_path(options, path))
-    if not complete:
-        _say_how_to_resume(path)
-        return EXIT_INTERRUPTED
-    return exit_code(study)
+    return exit_code(study) if complete else EXIT_INTERRUPTED
 
 
 @contextmanager
@@ -178,8 +174,8 @@ def _measured(options: CompareOptions, path: Path, raw: store.Raw, network: Netw
     to_come = left(design, done)
     expected = designs.expected_seconds(design) * to_come / slices
     _teller(options)(
-        f"{len(design.cells)} cells, {design.pairs} pairs: {slices} slices, {len(done)} "
-        f"done, about {spoken(expected + probing)}; raw slices in {path}"
+        f"{design.preset}: {len(design.cells)} cells, {design.pairs} pairs: {slices} slices, "
+        f"{len(done)} done, about {spoken(expected + probing)}; raw slices in {path}"
     )
     stream = None if options.quiet else sys.stderr
     with StudyProgress(stream, len(done), to_come, expected, afterwards=probing) as progress:
@@ -227,6 +223,8 @@ def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
     for sentence in designs.doubts(design):
         raise UsageError(sentence)
     check_loads(design)
+    if not given:
+        _check_daemons(design)
     header = store.Header(
         study_id=time.strftime("%Y%m%d-%H%M%S"),
         started=time.time(),
@@ -236,8 +234,7 @@ def _begun(options: CompareOptions) -> tuple[Path, store.Raw]:
         addresses=given,
     )
     path = options.raw or FOLDER / f"compare-{header.study_id}.jsonl"
-    _check_folder("--raw", path)
-    _check_folder("--json", _result_path(options, path))
+    _check_files(options, "--raw", path)
     return path, store.Raw(header, {})
 
 
@@ -254,6 +251,17 @@ def check_loads(design: Design) -> None:
             raise UsageError(f"{cell.name}: {error}") from error
 
 
+def _check_daemons(design: Design) -> None:
+    """Refuse options that the daemon refuses, before one is started in the midst of a study."""
+    asked: dict[tuple[str, ...], str] = {}
+    for cell in design.cells:
+        for arm in (cell.a, cell.b):
+            asked.setdefault((arm.mode, *flags(arm)), cell.name)
+    for (mode, *words), name in asked.items():
+        if said := refusal(mode, *words):
+            raise UsageError(f"{name}: the daemon does not take its options; it says: {said}")
+
+
 def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
     _refuse(options, {"resume", *ABOUT_THE_REPORT}, "a resumed study is already decided")
     assert options.resume is not None  # noqa: S101 - that is why we are here
@@ -261,7 +269,7 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
     for sentence in designs.doubts(raw.header.design):
         raise UsageError(f"--resume: {sentence}")
     _check_build(raw)
-    _check_folder("--json", _result_path(options, options.resume))
+    _check_files(options, "--resume", options.resume)
     return options.resume, raw
 
 
@@ -281,7 +289,9 @@ def _refuse(options: CompareOptions, meant: Iterable[str], why: str) -> None:
     """Refuse every option that says nothing here."""
     for f in fields(options):
         if f.name not in meant and getattr(options, f.name) != f.default:
-            raise UsageError(f"--{f.name.replace('_', '-')}: {why}; leave it out.")
+            variable = f"LOADCLIENT_{f.name.upper()}"
+            source = f" (the environment has {variable})" if variable in os.environ else ""
+            raise UsageError(f"--{f.name.replace('_', '-')}{source}: {why}; leave it out.")
 
 
 def _daemons(header: store.Header, network: Network | None) -> Daemons:
@@ -352,6 +362,20 @@ def _result_path(options: CompareOptions, raw: Path) -> Path:
     return options.json or raw.with_suffix(".json")
 
 
+def _check_files(options: CompareOptions, option: str, raw: Path) -> None:
+    """Refuse files that could not be written, or that would be written over each other."""
+    files = {option: raw, "--json": _result_path(options, raw), "--html": options.html}
+    given: dict[Path, str] = {}
+    for name, path in files.items():
+        if path is None:
+            continue
+        _check_folder(name, path)
+        other = given.setdefault(path.resolve(), name)
+        if other != name:
+            whole = " (the whole study, unless --json says where)" if options.json is None else ""
+            raise UsageError(f'{other} "{path}": {name}{whole} would be the same file.')
+
+
 def _check_folder(option: str, path: Path) -> None:
     """Refuse a file that could not be written, before anything is measured."""
     if path.parent == FOLDER:
@@ -361,14 +385,14 @@ def _check_folder(option: str, path: Path) -> None:
 
 
 def _report(options: CompareOptions, study: Study, path: Path) -> None:
-    """Write and print the study in all its forms."""
-    write_whole(path, study.to_json())
-    if options.html is not None:
-        page_writer("--html")(study, options.html)
-    if options.quiet:
-        return
-    stream = unheard(sys.stdout)
-    print(report.text(study, width_of(stream)), end="", file=stream, flush=True)
+    """Print the study, then write it: what a full disk takes from the files has been told."""
+    if not options.quiet:
+        stream = unheard(sys.stdout)
+        print(report.text(study, width_of(stream)), end="", file=stream, flush=True)
+    write_all(
+        ("--json", path, lambda file: write_whole(file, study.to_json())),
+        ("--html", options.html, lambda file: page_writer("--html")(study, file)),
+    )
 
 
 def width_of(stream: TextIO) -> int:

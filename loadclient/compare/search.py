@@ -14,7 +14,7 @@ from loadclient.environment import Contention, describe
 from loadclient.interrupts import Interrupts
 from loadclient.options import File, Options, Url, UsageError, check, integer, real
 from loadclient.report import duration, figure
-from loadclient.session import perform, write_whole
+from loadclient.session import perform, write_all, write_whole
 from loadclient.streams import unheard
 
 if TYPE_CHECKING:
@@ -114,9 +114,9 @@ def search(address: tuple[str, int], options: SearchOptions) -> int:
     with Interrupts():
         bracket = found.bracket()
         result = found.result(bracket, describe(contention))
-        if options.json is not None:
-            write_whole(options.json, json.dumps(asdict(result), indent=1) + "\n")
         print(summary(result), end="", file=unheard(sys.stdout), flush=True)
+        text = json.dumps(asdict(result), indent=1) + "\n"
+        write_all(("--json", options.json, lambda path: write_whole(path, text)))
     if bracket is None:
         return EXIT_INTERRUPTED
     return EXIT_NONE_HOLDS if bracket.held is None else EXIT_FOUND

@@ -103,7 +103,8 @@ def read(path: Path) -> Raw:
         _check_header(header)
         slices = [record(Slice, json.loads(line)) for line in rest[:-1]]
     except (OSError, *BAD_DATA) as error:
-        raise UsageError(f'"{path}" is not a file of slices: {why(error)}.') from error
+        hint = "; slices are in the .jsonl that --raw named" if path.suffix == ".json" else ""
+        raise UsageError(f'"{path}" is not a file of slices: {why(error)}{hint}.') from error
     return Raw(header, {one.index: one for one in slices})
 
 

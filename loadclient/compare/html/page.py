@@ -99,9 +99,11 @@ def _when(study: Study) -> str:
 def _missing(study: Study) -> str:
     """Return a sentence if the study is not finished."""
     planned = sum(len(block.steps) for block in plan(study.design))
-    if study.complete or len(study.slices) >= planned:
+    if study.complete:
         return ""
-    return f"{len(study.slices)} of {planned} slices are measured."
+    if len(study.slices) < planned:
+        return f"{len(study.slices)} of {planned} slices are measured."
+    return "It was stopped before discarded pairs were measured again or the kernel was asked."
 
 
 def _by_cell(raw: Table) -> dict[str, list[list[Value]]]:

@@ -19,7 +19,7 @@ from loadclient.compare.bench import GivenDaemons, OwnDaemons
 from loadclient.compare.choices import CompareOptions, decided, spelt
 from loadclient.compare.design import compared, plan
 from loadclient.compare.probing import ask_the_kernel
-from loadclient.compare.simulation import World, simulated_slices
+from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import Design, Slice, Study
 from loadclient.daemon import running_daemon
 from loadclient.network.conditions import parse
@@ -97,6 +97,9 @@ def mistake(folder: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., st
         (("--preset", "original", "--pairs", "9"), "--pairs: it means nothing with"),
         (("--preset", "original", "--json", "no/x"), 'the folder "no" does not exist'),
         (("--preset", "best"), "--preset"),
+        (("--quick", "--raw", "x.json"), '--raw "x.json": --json (the whole study, unless'),
+        (("--quick", "--raw", "x", "--json", "./x"), '--raw "x": --json would be the same file'),
+        (("--quick", "--json", "x", "--html", "x"), '--json "x": --html would be the same file'),
         (("--quick", "--netem", "20ms"), '--netem: "20ms": "20ms" is not understood; it must be'),
         (("--preset", "original", "--netem", "veth"), "--netem: it means nothing with"),
     ],
@@ -219,15 +222,6 @@ def test_somebody_elses_file_is_not_overwritten(folder: Path, capfd: object) -> 
     assert "the file exists" in capfd.readouterr().err
 
 
-def test_a_daemon_that_refuses_its_options_is_quoted(folder: Path, capfd: object) -> None:
-    (folder / "s.toml").write_text('[[cell]]\nserver = { fan-in = "x" }\n')
-
-    assert compare("--study", "s.toml") == 1
-    err = capfd.readouterr().err
-    assert "fan-in" in err
-    assert "go on with: loadclient compare --resume report/compare-" in err
-
-
 def test_the_modes_can_be_turned_round() -> None:
     options = CompareOptions(modes=("lt", "et"), msg_bytes=(64, 512), drain=("eagain",), conns=7)
     design = decided(options, [])
@@ -309,6 +303,50 @@ def test_an_interrupted_study_is_gone_on_with_and_measures_what_is_missing(
     assert {step.index for step in steps} <= {one.index for one in study.slices}
     assert "slices come from different builds" in study.cells[0].sentence
     assert "verdicts" in capfd.readouterr().out
+
+
+def test_a_daemon_that_does_not_take_its_options_is_found_before_the_first_slice(
+    mistake: Callable[..., str], folder: Path
+) -> None:
+    """It left a file of slices, and the advice to go on with what cannot go on."""
+    (folder / "s.toml").write_text(STUDY + 'server = { sndbuf = "lots" }\n')
+    said = mistake("--study", "s.toml")
+
+    assert "the daemon does not take its options; it says: etltd: Invalid value" in said
+
+
+def test_a_stored_study_is_no_file_of_slices_and_the_sentence_says_where_they_are(
+    mistake: Callable[..., str], folder: Path
+) -> None:
+    (folder / "x.json").write_text(simulated_study().to_json())
+
+    assert "slices are in the .jsonl that --raw named" in mistake("--resume", "x.json")
+
+
+def test_an_option_that_the_environment_sets_is_refused_with_its_name(
+    mistake: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody had typed it, and was told to leave it out."""
+    monkeypatch.setenv("LOADCLIENT_CONNS", "50")
+
+    assert "--conns (the environment has LOADCLIENT_CONNS): a" in mistake("--resume", "x.jsonl")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_full_disk_takes_a_file_and_not_what_was_told(
+    option: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """After half an hour of measuring, only the error was said."""
+    code = compare(
+        "--preset", "original", "--conns", 4, "--rate", 10, "--slice-seconds", 0.5,
+        "--msg-bytes", 64, option, "/dev/full",
+    )  # fmt: skip
+    out, err = capfd.readouterr()
+
+    assert code == 1
+    assert "achieved" in out or "original" in out
+    assert f'loadclient: {option} "/dev/full": it could not be written: No space left' in err
 
 
 @pytest.mark.system

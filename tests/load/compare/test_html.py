@@ -295,6 +295,13 @@ def test_an_unfit_machine_is_said_at_the_top() -> None:
     assert "delivered message: not comparable" in before_main
 
 
+def test_a_study_that_was_stopped_after_its_planned_slices_is_not_finished() -> None:
+    """Discarded pairs were still to be measured again; the text said so, the page did not."""
+    stopped = replace(simulated_study(SMALL), complete=False)
+
+    assert "It was stopped before discarded pairs were measured again" in page(stopped)
+
+
 def test_a_cell_whose_mode_was_not_in_force_is_named() -> None:
     told = page(simulated_study(SMALL, World(wrong_mode=NAMES[0])))
     assert f"<dt>{NAMES[0]}</dt><dd>not comparable: et was to show" in told
