@@ -324,7 +324,7 @@ def test_a_stored_study_is_no_file_of_slices_and_the_sentence_says_where_they_ar
 
 
 def test_an_option_that_the_environment_sets_is_refused_with_its_name(
-    mistake: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch
+    mistake: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody had typed it, and was told to leave it out."""
     monkeypatch.setenv("LOADCLIENT_CONNS", "50")
@@ -333,9 +333,10 @@ def test_an_option_that_the_environment_sets_is_refused_with_its_name(
 
 
 @pytest.mark.system
+@pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("option", ["--json", "--html"])
 def test_a_full_disk_takes_a_file_and_not_what_was_told(
-    option: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    option: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """After half an hour of measuring, only the error was said."""
     code = compare(
