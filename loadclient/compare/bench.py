@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from loadclient import server
 from loadclient.compare import replacements, store
+from loadclient.compare.cputime import Processors
 from loadclient.compare.design import plan
 from loadclient.compare.registrations import Registrations
 from loadclient.compare.slices import Sights, slice_of
@@ -184,11 +185,13 @@ def loaded(
     weather = Weather(network) if network else None
     registrations = Registrations(*daemon.pids)
     options = load(design, cell, step, daemon)
-    observers: list[Observer] = [registrations, *([weather] if weather else [])]
+    processors = Processors(*daemon.pids)
+    observers: list[Observer] = [registrations, processors, *([weather] if weather else [])]
     result = perform(options, daemon.address, observers)
     if result.interrupted:
         raise InterruptedRunError
-    return result, Sights(weather.counts if weather else {}, registrations.counts)
+    frames = weather.counts if weather else {}
+    return result, Sights(frames, registrations.counts, processors.seconds)
 
 
 def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:

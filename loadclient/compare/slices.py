@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LEAST_SENT = 0.99  # of the offered messages: below, the arms were not loaded alike
 LEAD_SECONDS = 0.1  # of idling before a measured phase
 MOST_LATE = 0.25  # of the frames: more is no hiccup of a shared machine
+CLOCKS_DIFFER = 0.02  # of the daemon's processor time, by its word and by the kernel's clock
+CLOCKS_APART_SECONDS = 0.005  # a scrape or two, which end after the counters are read
 CLIENT = ("version", "commit", "python")
 CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
 
@@ -29,6 +31,7 @@ class Sights:
 
     frames: Mapping[str, float] = field(default_factory=dict)  # what an emulated network did
     registered: Mapping[str, int] = field(default_factory=dict)  # by the kernel: et, lt
+    cpu_seconds: float | None = None  # of the daemon, by the kernel's clock
 
 
 NOTHING_ELSE = Sights()
@@ -38,7 +41,11 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
     """Return the slice that *step* asked for, from its run."""
     server = result.server or {}
     counters: Counters = server.get("counters", {})
-    gates = (*_gates(result), *_network_gates(sights.frames, result))
+    gates = (
+        *_gates(result),
+        *_network_gates(sights.frames, result),
+        *_clock_gates(sights.cpu_seconds, counters),
+    )
     reasons = list(dict.fromkeys((*result.invalid_reasons, *gates)))
     return Slice(
         index=step.index,
@@ -63,6 +70,7 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
         epoll_events=_row(counters, "epoll_events_total"),
         revisits=count(counters, "revisits_total"),
         registered=dict(sights.registered),
+        kernel_cpu_seconds=sights.cpu_seconds,
         heard_by_bus=count(counters, "bus_received_batches_total"),
         churn=result.churn,
         wakeup_events=_buckets(_row(counters, "wakeup_events_bucket")),
@@ -115,6 +123,18 @@ def _network_gates(frames: Mapping[str, float], result: RunResult) -> Iterator[s
     late = frames["frames_late"] / forwarded
     if late > MOST_LATE:
         yield f"the network's forwarder delivered {late:.0%} of the frames more than 1 ms late"
+
+
+def _clock_gates(by_kernel: float | None, counters: Counters) -> Iterator[str]:
+    """Yield what makes the daemon's word about its own processor time no measure of it."""
+    if by_kernel is None or not counters:
+        return
+    said = count(counters, "cpu_seconds_total")
+    if abs(said - by_kernel) > CLOCKS_DIFFER * by_kernel + CLOCKS_APART_SECONDS:
+        yield (
+            f"the daemon says that it used {said:.3f} s of processor time, and by the kernel's "
+            f"clock it was {by_kernel:.3f} s"
+        )
 
 
 def _outcomes(result: RunResult, counters: Counters) -> dict[str, float | None]:

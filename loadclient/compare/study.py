@@ -179,6 +179,7 @@ class Slice:
     epoll_events: dict[str, float] = field(default_factory=dict)
     revisits: float = 0
     registered: dict[str, int] = field(default_factory=dict)  # et, lt: by the kernel, when loaded
+    kernel_cpu_seconds: float | None = None  # of the daemon, by the kernel's clock
     heard_by_bus: float = 0  # batches of other instances: an event each, and no read
     churn: dict[str, float] | None = None  # loadclient.ledger.Churned, and what was owed to them
     wakeup_events: dict[str, float] = field(default_factory=dict)  # upper edge: wakeups

@@ -155,6 +155,17 @@ def test_a_daemon_that_cheats_once_is_not_compared_and_the_fault_is_named(
     assert "planted" in report.sentence
 
 
+def test_a_daemon_that_understates_its_processor_time_does_not_win(tmp_path: Path) -> None:
+    """It said that it used seven tenths, and was called better."""
+    asked = design("et", 1)
+    busy = replace(asked.cells[0], shape=Shape(name="busy", conns=30, rate=40))
+    report, _ = studied(PlantedDaemons("cheap", tmp_path), replace(asked, cells=(busy,)), tmp_path)
+
+    assert report.verdict is Kind.NOT_COMPARABLE
+    assert "planted" in report.sentence
+    assert "of processor time, and by the kernel's clock it was" in report.sentence
+
+
 def test_a_read_too_many_is_not_taken_for_the_mode(tmp_path: Path) -> None:
     """LT that finds nothing after each read does not read as LT does, whatever it cost."""
     report, _ = studied(PlantedDaemons("counted", tmp_path), design("lt", 1), tmp_path)

@@ -121,6 +121,19 @@ def test_a_link_that_is_not_ours_has_no_such_limit(frames: dict[str, float]) -> 
     assert slice_of(STEP, run(), 0.0, Sights(frames=frames)).valid
 
 
+@pytest.mark.parametrize(("factor", "valid"), [(1.0, True), (1.1, False), (0.7, False)])
+def test_a_daemons_word_about_its_processor_time_is_held_against_the_kernels(
+    factor: float, *, valid: bool
+) -> None:
+    """Whoever says least would win."""
+    said = run().server["counters"]["cpu_seconds_total"]
+    one = slice_of(STEP, run(), 0.0, Sights(cpu_seconds=said / factor))
+
+    assert one.valid is valid
+    assert one.kernel_cpu_seconds == said / factor
+    assert valid or "by the kernel's clock it was" in one.misbehaviour
+
+
 def test_what_was_not_measured_is_null() -> None:
     one = slice_of(STEP, RunResult(run_id="r", messages_sent=0), 0.0)
 
