@@ -22,7 +22,7 @@ from loadclient.compare.statistics import estimate, holm
 if TYPE_CHECKING:
     from loadclient.compare.study import Design
 
-SCATTERS = (0.05, 0.1, 0.15)
+SCATTERS = (0.05, 0.1, 0.15, 0.2, 0.25)
 EFFECTS = (0.05, 0.1, 0.2, 0.4)
 SPIKES, SPIKE = 0.1, 0.4
 CONFIDENCE = 0.95

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parents[3]
 RESULTS = HERE / "results"
-NAMES = ("et-vs-lt", "traffic", "loops")
+NAMES = ("et-vs-lt", "loops")
 
 
 @pytest.fixture(scope="module")
