@@ -56,8 +56,9 @@ def stored(name: str) -> Study:
 @cache
 def judged_anew(name: str) -> Study:
     """Return the study as today's code judges its slices."""
-    fitness, cells = analyse(stored(name).design, stored(name).slices)
-    return Study(study_id="", started=0, design=stored(name).design, fitness=fitness, cells=cells)
+    study = stored(name)
+    fitness, cells = analyse(study.design, study.slices, study.superseded)
+    return Study(study_id="", started=0, design=study.design, fitness=fitness, cells=cells)
 
 
 def stands(name: str) -> bool:
@@ -262,7 +263,7 @@ def take(path: Path, name: str) -> None:
     study = Study.from_json(text)
     if not study.complete:
         raise ValueError(f"{path}: the study is not finished")
-    if analyse(study.design, study.slices) != (study.fitness, study.cells):
+    if analyse(study.design, study.slices, study.superseded) != (study.fitness, study.cells):
         raise ValueError(f"{path}: today's code judges its slices otherwise")
     (HERE / f"{name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 

@@ -1,6 +1,7 @@
 """From slices to a study: pairs, effects, verdicts, and what each arm did. Pure.
 
 Rule: a pair counts only if both of its slices are valid; one slice of a pair is never used alone.
+Against a daemon every slice counts, also one that was measured again.
 """
 
 from __future__ import annotations
@@ -36,11 +37,16 @@ CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 
 Pair = tuple["Slice", "Slice"]
 
 
-def analyse(design: Design, slices: Iterable[Slice]) -> tuple[Fitness, tuple[CellReport, ...]]:
-    """Return what the slices say, cell by cell, in the design's order."""
-    slices = list(slices)
+def analyse(
+    design: Design, slices: Iterable[Slice], superseded: Iterable[Slice] = ()
+) -> tuple[Fitness, tuple[CellReport, ...]]:
+    """Return what the slices say, cell by cell, in the design's order.
+
+    Those *superseded* are in no pair; what they show of a daemon is not forgotten.
+    """
+    slices, superseded = list(slices), list(superseded)
     court = Court(design, max(1, comparisons(design)))
-    drafts = [_draft(cell, slices, court) for cell in design.cells]
+    drafts = [_draft(cell, slices, superseded, court) for cell in design.cells]
     asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
              if not cell.control}  # fmt: skip
     corrected = _corrected(list(asked.values()))
@@ -55,9 +61,12 @@ def analyse(design: Design, slices: Iterable[Slice]) -> tuple[Fitness, tuple[Cel
     return fit, tuple(reports)
 
 
-def _draft(cell: Cell, slices: Sequence[Slice], court: Court) -> CellReport:
+def _draft(
+    cell: Cell, slices: Sequence[Slice], superseded: Sequence[Slice], court: Court
+) -> CellReport:
     """Return a cell's report without verdicts."""
     mine = [one for one in slices if one.cell == cell.name]
+    seen = [*(one for one in superseded if one.cell == cell.name), *mine]
     pairs, because, discarded = paired(mine)
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     shape = cell.shape
@@ -73,8 +82,8 @@ def _draft(cell: Cell, slices: Sequence[Slice], court: Court) -> CellReport:
         discarded=discarded,
         discarded_because=because,
         fingerprint=checks,
-        not_comparable=_misbehaviour(cell, mine)
-        or _one_sided(cell, mine)
+        not_comparable=_misbehaviour(cell, seen)
+        or _one_sided(cell, seen)
         or _shared_daemons(court.design)
         or _obstacle(cell, checks, pairs, discarded),
         effects=tuple(measured(outcome, _values(outcome, pairs), court) for outcome in OUTCOMES),

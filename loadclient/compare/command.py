@@ -57,6 +57,8 @@ LOOPBACK = """Client and server share this machine and its loopback: no network,
     otherwise."""
 GIVEN = """The daemons were somebody else's and not restarted: what is found is of these two, and
     two processes of one program differ by some per cent as long as they live."""
+AGAIN = """Some slices were measured again, because their pair was broken off: no figure is of the earlier
+    ones, but a fault that a daemon showed in them counts."""
 LINKED = """Client, server and the network between them share this machine, and each takes processor
     time from the others. Another machine, another daemon, another load may answer otherwise."""
 NOTES = (
@@ -196,9 +198,10 @@ def assemble(
 ) -> Study:
     """Return the study of the slices so far."""
     slices = tuple(one for _, one in sorted(raw.slices.items()))
-    fitness, cells = analyse(raw.header.design, slices)
+    fitness, cells = analyse(raw.header.design, slices, raw.superseded)
     given = (GIVEN,) if raw.header.addresses else ()
-    notes = (LINKED if raw.header.link else LOOPBACK, *given, *NOTES)
+    again = (AGAIN,) if raw.superseded else ()
+    notes = (LINKED if raw.header.link else LOOPBACK, *given, *again, *NOTES)
     return Study(
         study_id=raw.header.study_id,
         started=raw.header.started,
@@ -213,6 +216,7 @@ def assemble(
         kernel=kernel,
         notes=tuple(map(_line, notes)),
         slices=slices,
+        superseded=raw.superseded,
     )
 
 
@@ -276,7 +280,7 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
 def _check_build(raw: store.Raw) -> None:
     """Refuse to go on with another program than the one that began, as far as one can tell."""
     now = build()
-    for one in raw.slices.values():
+    for one in (*raw.superseded, *raw.slices.values()):
         for name, was in one.client.items():
             if None not in (was, now[name]) and was != now[name]:
                 raise UsageError(

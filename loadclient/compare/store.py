@@ -1,8 +1,8 @@
 """The raw slices on disk: JSON lines, one appended and synced after every slice.
 
 Rule: the file alone is enough to go on after an interruption, and to judge again. Its first line is
-the design; a last line that was cut off is passed over; of two slices with one index the later
-counts.
+the design; a last line that was cut off is passed over. Of two slices with one index the later is
+the pair's, and the earlier stays as evidence: an interruption excuses no fault that was seen.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Raw:
 
     header: Header
     slices: dict[int, Slice]  # by index
+    superseded: tuple[Slice, ...] = ()  # measured again, because their pair was broken off
 
 
 def begin(path: Path, header: Header) -> None:
@@ -105,7 +106,8 @@ def read(path: Path) -> Raw:
     except (OSError, *BAD_DATA) as error:
         hint = "; slices are in the .jsonl that --raw named" if path.suffix == ".json" else ""
         raise UsageError(f'"{path}" is not a file of slices: {why(error)}{hint}.') from error
-    return Raw(header, {one.index: one for one in slices})
+    last = {one.index: one for one in slices}
+    return Raw(header, last, tuple(one for one in slices if last[one.index] is not one))
 
 
 def _check_header(header: Header) -> None:

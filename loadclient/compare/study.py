@@ -370,6 +370,7 @@ class Study:
     original: tuple[OriginalRow, ...] = ()
     notes: tuple[str, ...] = ()  # what the figures do not say
     slices: tuple[Slice, ...] = ()
+    superseded: tuple[Slice, ...] = ()  # measured again after an interruption: faults count still
 
     def to_json(self) -> str:
         """Return the record as text, keys in the order of the fields."""
@@ -400,6 +401,7 @@ class Study:
             original=tuple(record(OriginalRow, row) for row in stored["original"]),
             notes=tuple(stored["notes"]),
             slices=tuple(record(Slice, row) for row in stored["slices"]),
+            superseded=tuple(record(Slice, row) for row in stored.get("superseded", ())),
         )
         _check_names(study)
         return study

@@ -15,9 +15,11 @@ from loadclient import cli
 from loadclient.compare import store
 from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import missing
+from loadclient.compare.command import assemble
 from loadclient.compare.design import compared, plan, with_control
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
-from loadclient.compare.study import Design
+from loadclient.compare.study import Design, Study
+from loadclient.environment import Contention
 from loadclient.options import UsageError
 
 if TYPE_CHECKING:
@@ -80,8 +82,37 @@ def test_a_whole_study_has_nothing_missing() -> None:
 def test_of_two_slices_with_one_index_the_later_counts(path: Path) -> None:
     store.append(path, SLICES[0])
     store.append(path, replace(SLICES[0], mode="later"))
+    raw = store.read(path)
 
-    assert store.read(path).slices[SLICES[0].index].mode == "later"
+    assert raw.slices[SLICES[0].index].mode == "later"
+    assert raw.superseded == (SLICES[0],)
+
+
+def test_an_interruption_excuses_no_fault_that_was_seen(path: Path) -> None:
+    """LT lost a message, its pair was broken off and measured again: "et better"."""
+    world = World(a_over_b={DESIGN.cells[0].name: 0.5}, noise=0.01, spikes=0, histograms=False)
+    whole = simulated_slices(DESIGN, world)
+    lost = {"lost": {"unexplained": 1}, "reasons": ["1 were lost without a notice"]}
+    first = next(one for one in whole if one.cell == DESIGN.cells[0].name)  # LT's, by lot
+    for one in whole[: first.index]:
+        store.append(path, one)
+    store.append(path, replace(first, valid=False, **lost))
+    done = store.read(path).slices
+    for step in [step for block in plan(DESIGN) for step in missing(block, done)]:
+        store.append(path, whole[step.index])
+    study = assemble(store.read(path), (), complete=True, contention=Contention.now())
+
+    assert len(study.slices) == len(whole)
+    assert study.cells[0].sentence == (
+        "not comparable (lt lost 1 messages in a slice: 1 were lost without a notice)"
+    )
+    assert study.cells == judged(Study.from_json(study.to_json()))
+    assert any("because their pair was broken off" in note for note in study.notes)
+
+
+def judged(study: Study) -> object:
+    """Judge a stored study as a stranger would."""
+    return analyse(study.design, study.slices, study.superseded)[1]
 
 
 def test_nobodys_slices_are_overwritten(path: Path) -> None:
