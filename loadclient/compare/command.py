@@ -57,8 +57,8 @@ LOOPBACK = """Client and server share this machine and its loopback: no network,
     otherwise."""
 GIVEN = """The daemons were somebody else's and not restarted: what is found is of these two, and
     two processes of one program differ by some per cent as long as they live."""
-AGAIN = """Some slices were measured again, because their pair was broken off: no figure is of the earlier
-    ones, but a fault that a daemon showed in them counts."""
+AGAIN = """Some slices were measured again, because their pair was broken off: no figure is of the
+    earlier ones, but a fault that a daemon showed in them counts."""
 LINKED = """Client, server and the network between them share this machine, and each takes processor
     time from the others. Another machine, another daemon, another load may answer otherwise."""
 NOTES = (
