@@ -26,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from loadclient.compare import fingerprint  # noqa: E402 - as a script it has to find them first
-from loadclient.compare.analysis import analyse  # noqa: E402
+from loadclient.compare.analysis import judged_again  # noqa: E402
 from loadclient.compare.study import OUTCOMES, Kind, Study  # noqa: E402
 from loadclient.compare.verdict import interval, percent  # noqa: E402
 
@@ -57,7 +57,7 @@ def stored(name: str) -> Study:
 def judged_anew(name: str) -> Study:
     """Return the study as today's code judges its slices."""
     study = stored(name)
-    fitness, cells = analyse(study.design, study.slices, study.superseded)
+    fitness, cells = judged_again(study)
     return Study(study_id="", started=0, design=study.design, fitness=fitness, cells=cells)
 
 
@@ -263,7 +263,7 @@ def take(path: Path, name: str) -> None:
     study = Study.from_json(text)
     if not study.complete:
         raise ValueError(f"{path}: the study is not finished")
-    if analyse(study.design, study.slices, study.superseded) != (study.fitness, study.cells):
+    if judged_again(study) != (study.fitness, study.cells):
         raise ValueError(f"{path}: today's code judges its slices otherwise")
     (HERE / f"{name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 

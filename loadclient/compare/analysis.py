@@ -30,7 +30,17 @@ from loadclient.histogram import Histogram, merged
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from loadclient.compare.study import Arm, Cell, Check, Design, Effect, Outcome, Slice
+    from loadclient.compare.study import (
+        Arm,
+        Cell,
+        Check,
+        Design,
+        Effect,
+        KernelCounts,
+        Outcome,
+        Slice,
+        Study,
+    )
 
 ONE_SIDED = 0.05  # chance of two equal arms to differ so in what was discarded
 CURVE = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 1.0)
@@ -38,15 +48,19 @@ Pair = tuple["Slice", "Slice"]
 
 
 def analyse(
-    design: Design, slices: Iterable[Slice], superseded: Iterable[Slice] = ()
+    design: Design,
+    slices: Iterable[Slice],
+    superseded: Iterable[Slice] = (),
+    kernel: Iterable[KernelCounts] = (),
 ) -> tuple[Fitness, tuple[CellReport, ...]]:
     """Return what the slices say, cell by cell, in the design's order.
 
-    Those *superseded* are in no pair; what they show of a daemon is not forgotten.
+    Those *superseded* are in no pair; what they show of a daemon is not forgotten. An arm whose own
+    counts the *kernel* contradicts is compared by nothing.
     """
-    slices, superseded = list(slices), list(superseded)
+    slices, superseded, kernel = list(slices), list(superseded), list(kernel)
     court = Court(design, max(1, comparisons(design)))
-    drafts = [_draft(cell, slices, superseded, court) for cell in design.cells]
+    drafts = [_draft(cell, slices, superseded, kernel, court) for cell in design.cells]
     asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
              if not cell.control}  # fmt: skip
     corrected = _corrected(list(asked.values()))
@@ -61,8 +75,17 @@ def analyse(
     return fit, tuple(reports)
 
 
+def judged_again(study: Study) -> tuple[Fitness, tuple[CellReport, ...]]:
+    """Return what a stored study's own evidence says by today's rules."""
+    return analyse(study.design, study.slices, study.superseded, study.kernel)
+
+
 def _draft(
-    cell: Cell, slices: Sequence[Slice], superseded: Sequence[Slice], court: Court
+    cell: Cell,
+    slices: Sequence[Slice],
+    superseded: Sequence[Slice],
+    kernel: Sequence[KernelCounts],
+    court: Court,
 ) -> CellReport:
     """Return a cell's report without verdicts."""
     mine = [one for one in slices if one.cell == cell.name]
@@ -83,6 +106,7 @@ def _draft(
         discarded_because=because,
         fingerprint=checks,
         not_comparable=_misbehaviour(cell, seen)
+        or fingerprint.contradiction(cell, kernel)
         or _one_sided(cell, seen)
         or _shared_daemons(court.design)
         or _obstacle(cell, checks, pairs, discarded),

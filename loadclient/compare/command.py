@@ -198,7 +198,7 @@ def assemble(
 ) -> Study:
     """Return the study of the slices so far."""
     slices = tuple(one for _, one in sorted(raw.slices.items()))
-    fitness, cells = analyse(raw.header.design, slices, raw.superseded)
+    fitness, cells = analyse(raw.header.design, slices, raw.superseded, kernel)
     given = (GIVEN,) if raw.header.addresses else ()
     again = (AGAIN,) if raw.superseded else ()
     notes = (LINKED if raw.header.link else LOOPBACK, *given, *again, *NOTES)

@@ -15,7 +15,7 @@ from loadclient.compare.study import Check
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from loadclient.compare.study import Arm, Cell, Slice
+    from loadclient.compare.study import Arm, Cell, KernelCounts, Slice
 
 SLACK = 0.1  # of the turns: one of them may end with the end of input
 RARELY = 0.05  # reads that find nothing per event, where a short read ends the turn
@@ -126,6 +126,21 @@ def _batches(arm: Arm, slices: Sequence[Slice]) -> Check:
 def _signs(arm: Arm) -> float:
     """Return how many signs of life an arm's instances hear in a second, each an event."""
     return arm.instances * (arm.instances - 1)
+
+
+def contradiction(cell: Cell, kernel: Iterable[KernelCounts]) -> str | None:
+    """Return what the kernel counts otherwise than one of the daemons, if anything.
+
+    Every other sign is the daemon's own word: if one count of it is wrong, no count shows its mode.
+    """
+    names = {"a": cell.a.name, "b": cell.b.name}
+    for one in kernel:
+        for name in one.contradictions if one.cell == cell.name else ():
+            return (
+                f"{names[one.arm]} does not count what it does: the kernel counts "
+                f"{one.kernel[name]:,.0f} {name}, the daemon {one.daemon.get(name, 0):,.0f}"
+            )
+    return None
 
 
 def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None:

@@ -67,7 +67,8 @@ def simulated_study(
     """Return a whole study of simulated slices."""
     design = design or quick()
     slices = simulated_slices(design, world or World(), seed)
-    fitness, cells = analyse(design, slices)
+    kernel = _kernel_counts(design, slices)
+    fitness, cells = analyse(design, slices, kernel=kernel)
     return Study(
         study_id=f"simulated-{seed}",
         started=STARTED,
@@ -78,7 +79,7 @@ def simulated_study(
         environment={"kernel": "simulated", "cpu": "none", "cores": 0, "python": "simulated"},
         fitness=fitness,
         cells=cells,
-        kernel=_kernel_counts(design, slices),
+        kernel=kernel,
         notes=(NOTE,),
         slices=slices,
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from loadclient import cli
 from loadclient.compare import store
-from loadclient.compare.analysis import analyse
+from loadclient.compare.analysis import analyse, judged_again
 from loadclient.compare.bench import missing
 from loadclient.compare.command import assemble
 from loadclient.compare.design import compared, plan, with_control
@@ -106,13 +106,8 @@ def test_an_interruption_excuses_no_fault_that_was_seen(path: Path) -> None:
     assert study.cells[0].sentence == (
         "not comparable (lt lost 1 messages in a slice: 1 were lost without a notice)"
     )
-    assert study.cells == judged(Study.from_json(study.to_json()))
+    assert (study.fitness, study.cells) == judged_again(Study.from_json(study.to_json()))
     assert any("because their pair was broken off" in note for note in study.notes)
-
-
-def judged(study: Study) -> object:
-    """Judge a stored study as a stranger would."""
-    return analyse(study.design, study.slices, study.superseded)[1]
 
 
 def test_nobodys_slices_are_overwritten(path: Path) -> None:
