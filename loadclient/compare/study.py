@@ -8,6 +8,7 @@ clock, a socket or the environment.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -144,11 +145,12 @@ class Link:
 
 MACHINES = ("the hypervisor took", "the network's forwarder")  # how its reasons begin
 CLIENTS = ("the client itself was the bottleneck", "a worker of the client used")
-STRAINS = (  # of one who could not keep up, or was not counted; any other reason is misbehaviour
-    "saturated:",
-    "not stationary:",
-    "less than 99 % of the offered messages were sent",
-    "the daemon's counters were not joined",
+STRAINS = re.compile(  # of one who was too slow, or not counted; any other reason is misbehaviour
+    r"saturated:|not stationary:|less than 99 % of the offered messages were sent"
+    r"|the daemon's counters were not joined|cannot read the server's metrics"
+    r"|the server accepted \d+ connections but delivered nothing|after [\d.]+ s only \d+ of "
+    r"|[\d.]+ s after the warm-up |part of the warm-up had not come "
+    r"|the server's side took no more:|messages were still arriving "
 )
 SEEN_IN_MESSAGES = ("duplicated", "reordered", "damaged")  # said before what merely adds up wrong
 
@@ -193,8 +195,8 @@ class Slice:
     @property
     def misbehaviour(self) -> str:
         """What the daemon did that nothing about it excuses, if anything: it lost, repeated..."""
-        excusable = (*MACHINES, *CLIENTS, *STRAINS)
-        whys = [one for one in self.reasons if not one.startswith(excusable)]
+        excused = (*MACHINES, *CLIENTS)
+        whys = [r for r in self.reasons if not (r.startswith(excused) or STRAINS.match(r))]
         return min(whys, key=lambda why: not why.endswith(SEEN_IN_MESSAGES), default="")
 
     @property
