@@ -159,14 +159,20 @@ def _one_sided(cell: Cell, slices: Sequence[Slice]) -> str | None:
     """Return which arm's bad slices were discarded: what is left would be chosen in its favour.
 
     Nobody can tell a machine that stumbled from a daemon that could not keep up, so a single slice
-    is enough where only one arm has any. A late client may be either's doing: there the two arms'
-    numbers must differ by more than chance makes them. Equal daemons have no favourite.
+    is enough where only one arm has any. A late client may be either's doing, and whoever computes
+    longer meets more of what the hypervisor takes: there the two arms' numbers must differ by more
+    than chance makes them. Equal daemons have no favourite.
     """
     if cell.control:
         return None
     strained = Counter(one.arm for one in slices if one.is_strained)
     late = Counter(one.arm for one in slices if one.client_was_late)
-    for found, what in ((strained, "could not keep up"), (late, "made the client late")):
+    held_up = Counter(one.arm for one in slices if one.is_spoiled and not one.client_was_late)
+    for found, what in (
+        (strained, "could not keep up"),
+        (late, "made the client late"),
+        (held_up, "was held up by the machine"),
+    ):
         worse, better = sorted("ab", key=lambda arm: -found[arm])
         alone = found is strained and found[worse] and not found[better]
         if alone or coin(found[worse], found[better]) <= ONE_SIDED:

@@ -410,7 +410,10 @@ STOLEN = "the hypervisor took 9% of the processors' time"
         ({"a": (1, f"{SATURATED}; {LATE}")}, ""),
         ({"a": (8, LATE)}, "et made the client late in 8 discarded slices"),
         ({"a": (5, LATE)}, ""),
-        ({"a": (8, f"{LATE}; {STOLEN}")}, ""),
+        ({"a": (5, f"{LATE}; {STOLEN}")}, ""),
+        ({"a": (8, f"{LATE}; {STOLEN}")}, "et was held up by the machine in 8 discarded slices"),
+        ({"b": (8, STOLEN), "a": (1, STOLEN)}, "lt was held up by the machine in 8 discarded"),
+        ({"b": (8, STOLEN), "a": (7, STOLEN)}, ""),
     ],
 )  # fmt: skip
 def test_bad_slices_are_not_left_out_in_the_culprits_favour(
