@@ -33,12 +33,7 @@ NUMBERS = ("pairs", "slice_seconds", "settle_seconds", "seed")  # that may be ch
 
 def sizes(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     """Read message sizes, separated by commas. Raises ValueError."""
-    found = []
-    for word in tokens[0].value.split(","):
-        if not word.strip().isdecimal() or not 32 <= int(word) <= 1 << 20:
-            raise ValueError(f'"{word}" is not a whole number from 32 to 1048576')
-        found.append(int(word))
-    return tuple(dict.fromkeys(found))
+    return _whole_numbers(tokens[0].value, 32, 1 << 20)
 
 
 def drains(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -48,13 +43,7 @@ def drains(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 def counts(_type: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
     """Read numbers of instances, separated by commas. Raises ValueError."""
-    found = []
-    for word in tokens[0].value.split(","):
-        if not word.strip().isdecimal() or not 1 <= int(word) <= designs.MOST_INSTANCES:
-            most = designs.MOST_INSTANCES
-            raise ValueError(f'"{word}" is not a whole number from 1 to {most}')
-        found.append(int(word))
-    return tuple(dict.fromkeys(found))
+    return _whole_numbers(tokens[0].value, 1, designs.MOST_INSTANCES)
 
 
 def listeners(_type: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
@@ -82,6 +71,15 @@ def address(_type: Any, tokens: Sequence[Token]) -> str:
 def conditions(_type: Any, tokens: Sequence[Token]) -> Conditions:
     """Read what a network does. Raises ValueError."""
     return parse(tokens[0].value)
+
+
+def _whole_numbers(text: str, least: int, most: int) -> tuple[int, ...]:
+    found = []
+    for word in text.split(","):
+        if not word.strip().isdecimal() or not least <= int(word) <= most:
+            raise ValueError(f'"{word}" is not a whole number from {least} to {most}')
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
 
 
 def _words(text: str, known: Sequence[str]) -> tuple[str, ...]:
