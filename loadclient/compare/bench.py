@@ -2,14 +2,15 @@
 
 Rule: a pair is measured together or again, by daemons that no other pair has. After an
 interruption, the pairs that are whole are kept and everything else of the plan follows in its
-order, so nothing tells a resumed study from an uninterrupted one but the clock.
+order, so nothing tells a resumed study from an uninterrupted one but the clock. Of two daemons the
+one is started first that is loaded first: who is older is by lot, too.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,8 +45,8 @@ ROUGH_DRAIN_SECONDS = 20.0  # TCP repeats what was lost after 0.2, 0.6, 1.4, 3.0
 class Daemons(Protocol):
     """Somebody who has the two daemons of a cell."""
 
-    def up(self, cell: Cell) -> AbstractContextManager[dict[str, Daemon]]:
-        """Return both, by the arm, as long as the block lasts."""
+    def up(self, cell: Cell, first: str = "a") -> AbstractContextManager[dict[str, Daemon]]:
+        """Return both, by the arm, as long as the block lasts; the *first* is started first."""
 
 
 class Watcher(Protocol):
@@ -69,12 +70,15 @@ class OwnDaemons:
         self._apart = apart
 
     @contextmanager
-    def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
+    def up(self, cell: Cell, first: str = "a") -> Iterator[dict[str, Daemon]]:
         """Run both daemons on free ports."""
-        with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder:
+        arms = {"a": cell.a, "b": cell.b}
+        with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder, ExitStack() as stack:
             logs = Path(folder)
-            with self._one(cell.a, logs / "a") as a, self._one(cell.b, logs / "b") as b:
-                yield {"a": a, "b": b}
+            yield {
+                name: stack.enter_context(self._one(arms[name], logs / name))
+                for name in sorted(arms, key=lambda name: name != first)
+            }
 
     def _one(self, arm: Arm, logs: Path) -> AbstractContextManager[Daemon]:
         """Run one daemon, or as many as share a port."""
@@ -108,7 +112,7 @@ class GivenDaemons:
         self._given = {"a": a, "b": b}
 
     @contextmanager
-    def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
+    def up(self, cell: Cell, first: str = "a") -> Iterator[dict[str, Daemon]]:  # noqa: ARG002 - they run
         """Return both; for the A/A arm the second one twice."""
         yield {"a": self._given["b"], "b": self._given["b"]} if cell.control else self._given
 
@@ -161,7 +165,7 @@ class Bench:
                 self._block(block, steps, interrupts)
 
     def _block(self, block: Block, steps: list[Step], interrupts: Interrupts) -> None:
-        with self._daemons.up(block.cell) as daemons:
+        with self._daemons.up(block.cell, steps[0].arm) as daemons:
             for step in steps:
                 interrupts.check()
                 one = self._slice(block.cell, step, daemons[step.arm])

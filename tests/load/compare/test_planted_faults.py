@@ -44,7 +44,7 @@ class PlantedDaemons:
         self._folder = folder
 
     @contextmanager
-    def up(self, cell: Cell) -> Iterator[dict[str, Daemon]]:
+    def up(self, cell: Cell, _first: str = "a") -> Iterator[dict[str, Daemon]]:
         with (
             running_daemon(cell.a.mode, self._folder / "a.log", within=self._within) as a,
             running_daemon(cell.b.mode, self._folder / "b.log") as b,
@@ -62,7 +62,7 @@ class Twins:
         self._twins = [one, other]
 
     @contextmanager
-    def up(self, _cell: Cell) -> Iterator[dict[str, Daemon]]:
+    def up(self, _cell: Cell, _first: str = "a") -> Iterator[dict[str, Daemon]]:
         shuffle(self._twins)
         yield dict(zip("ab", self._twins, strict=True))
 
