@@ -17,6 +17,7 @@ MITIGATIONS = Path("/sys/devices/system/cpu/vulnerabilities")
 PRESSURE = Path("/proc/pressure/cpu")
 STAT = Path("/proc/stat")
 CPUINFO = Path("/proc/cpuinfo")
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 CLOCK = Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")
 ROOT = Path(__file__).parents[1]
 
@@ -49,9 +50,9 @@ class Contention:
 def describe(before: Contention) -> dict[str, Any]:
     """Return the metadata of a run that began with *before*."""
     return {
-        "kernel": platform.release(),
+        **machine(),
+        "boot": _text(BOOT) or None,
         "machine": platform.machine(),
-        "cpu": _cpu(),
         "cores": os.cpu_count(),
         "usable_cores": len(os.sched_getaffinity(0)),
         "governor": _text(GOVERNOR) or None,
@@ -72,6 +73,11 @@ def build() -> dict[str, str | None]:
     """
     python = f"{platform.python_implementation()} {platform.python_version()}"
     return {"version": version(), "commit": commit(), "python": python}
+
+
+def machine() -> dict[str, str | None]:
+    """Return what one machine has and another has not: slices of both do not mix."""
+    return {"cpu": _cpu(), "kernel": platform.release()}
 
 
 def version() -> str:

@@ -27,7 +27,7 @@ from loadclient.compare.study import Design, Kind, Link, Study
 from loadclient.compare.waking import ask_who_wakes
 from loadclient.crew import WorkerDiedError
 from loadclient.daemon import Daemon, DaemonFailedError, refusal
-from loadclient.environment import Contention, build, describe
+from loadclient.environment import Contention, build, describe, machine
 from loadclient.interrupts import Interrupts
 from loadclient.network import link
 from loadclient.network.conditions import parse
@@ -278,11 +278,11 @@ def _resumed(options: CompareOptions) -> tuple[Path, store.Raw]:
 
 
 def _check_build(raw: store.Raw) -> None:
-    """Refuse to go on with another program than the one that began, as far as one can tell."""
-    now = build()
+    """Refuse to go on with another program or machine than those that began, as far as known."""
+    now = {**build(), **machine()}
     for one in (*raw.superseded, *raw.slices.values()):
         for name, was in one.client.items():
-            if None not in (was, now[name]) and was != now[name]:
+            if None not in (was, now.get(name)) and was != now[name]:
                 raise UsageError(
                     f"--resume: the slices so far are of {name} {was}, and this is "
                     f"{now[name]}; the two do not mix. Go back to it, or begin anew."

@@ -165,17 +165,20 @@ def mixture(slices: Iterable[Slice]) -> str | None:
     """Return what slices of one arm differ in that were measured at different times, if anything.
 
     A study that somebody goes on with after a change would compare the change, too. What a build
-    does not know of itself (no git, no checkout) is passed over.
+    does not know of itself (no git, no checkout) is passed over, and so is a reboot.
     """
     slices = list(slices)
     for what, records in (
         ("the daemon's", [one.build for one in slices]),
         ("the load client's", [one.client for one in slices]),
     ):
-        for name in sorted({name for record in records for name in record}):
+        for name in sorted({name for record in records for name in record} - {"boot"}):
             found = sorted({word for record in records if (word := record.get(name))})
             if len(found) > 1:
-                return f"slices come from different builds: {what} {name} is {' and '.join(found)}"
+                origin = "machines" if name in {"cpu", "kernel"} else "builds"
+                return (
+                    f"slices come from different {origin}: {what} {name} is {' and '.join(found)}"
+                )
     return None
 
 

@@ -21,7 +21,7 @@ LEAD_SECONDS = 0.1  # of idling before a measured phase
 MOST_LATE = 0.25  # of the frames: more is no hiccup of a shared machine
 CLOCKS_DIFFER = 0.02  # of the daemon's processor time, by its word and by the kernel's clock
 CLOCKS_APART_SECONDS = 0.005  # a scrape or two, which end after the counters are read
-CLIENT = ("version", "commit", "python")
+CLIENT = ("version", "commit", "python", "cpu", "kernel", "boot")
 CONDITIONS = ("steal_share", "cpu_pressure_seconds", "load_average")
 
 

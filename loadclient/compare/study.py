@@ -189,7 +189,7 @@ class Slice:
     latency: dict[str, Any] = field(default_factory=dict)  # loadclient.histogram.Histogram, in ns
     build: dict[str, str] = field(default_factory=dict)  # of the daemon, as it exports it
     config: dict[str, str] = field(default_factory=dict)  # likewise
-    client: dict[str, str | None] = field(default_factory=dict)  # loadclient.environment.build
+    client: dict[str, str | None] = field(default_factory=dict)  # its build and its machine
     conditions: dict[str, Any] = field(default_factory=dict)  # steal, pressure, load, client CPU
 
     @property
