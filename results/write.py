@@ -2,6 +2,7 @@
 
     python results/write.py                           # all anew, from results/*.json.xz
     python results/write.py --take study.json NAME    # store a study as NAME first
+    python results/write.py --anew NAME               # judge a stored one's slices by today's rules
 
 They are written by hand, but for two kinds of places, which this fills in:
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import lzma
 import re
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,19 +29,27 @@ sys.path.insert(0, str(HERE.parent))
 
 from loadclient.compare import fingerprint  # noqa: E402 - as a script it has to find them first
 from loadclient.compare.analysis import judged_again  # noqa: E402
-from loadclient.compare.study import OUTCOMES, Kind, Study  # noqa: E402
+from loadclient.compare.study import (  # noqa: E402
+    AT_EQUAL_BATCH,
+    CONFIRMATORY,
+    OUTCOMES,
+    Effect,
+    Kind,
+    Study,
+)
 from loadclient.compare.verdict import interval, percent  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loadclient.compare.study import ArmReport, CellReport, Effect
+    from loadclient.compare.study import ArmReport, CellReport
 
 BLOCK = re.compile(r"(<!-- (\w+) ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!--(\w+) ([\w-]+): ([^>]+?)-->).*?(<!--/-->)", re.DOTALL)
 TITLE = {outcome.name: outcome.title for outcome in OUTCOMES}
 BETTER = (Kind.A_BETTER, Kind.B_BETTER)
-MEASURES = {"cpu": "cpu_ns_per_delivery", "p50": "latency_p50_seconds",
+MEASURES = {"cpu": "cpu_ns_per_delivery", "equal": AT_EQUAL_BATCH.name,
+            "p50": "latency_p50_seconds",
             "p99": "latency_p99_seconds"}  # fmt: skip
 COUNTS = ("epoll_wait", "reads", "reads that found nothing", "writes", "MODs",
           "accepts and closes", "events per wakeup", "messages per batch")  # fmt: skip
@@ -90,12 +100,15 @@ def standing(name: str) -> Iterator[str]:
 
 def summary(name: str) -> Iterator[str]:
     """Say in a sentence or two what came out, for the README."""
-    winners = [cell for cell in _questions(stored(name)) if cell.verdict in BETTER]
-    which = "; ".join(f"{c.cell}, {c.sentence}, {_ratio(c.effects[0])}" for c in winners)
-    yield (
-        f"Of {_asked(stored(name))} questions {len(winners) or 'none'} got a winner on server CPU"
-        f"{f' ({which})' if which else ''}; the rest were too close for what the machine can see."
-    )
+    for outcome in CONFIRMATORY:
+        effects = [(cell, _effect(cell, outcome.name)) for cell in _questions(stored(name))]
+        winners = [(cell, effect) for cell, effect in effects if effect.verdict in BETTER]
+        which = "; ".join(f"{c.cell}, {e.sentence}, {_ratio(e)}" for c, e in winners)
+        yield (
+            f"Of {_asked(stored(name))} cells {len(winners) or 'none'} got a winner on "
+            f"{outcome.title}{f' ({which})' if which else ''}."
+        )
+    yield "The rest were too close for what the machine can see."
     if not stands(name):
         yield "**Today's rules refuse that study**, so this stands only until it is measured anew."
 
@@ -140,18 +153,23 @@ def setup(name: str) -> Iterator[str]:
 def found(name: str) -> Iterator[str]:
     """Say what came out, worst doubts last."""
     study = stored(name)
-    primary, hints, open_ = [], [], []
+    sure: dict[str, list[str]] = {outcome.name: [] for outcome in CONFIRMATORY}
+    hints: list[str] = []
+    open_: list[str] = []
     for cell in _questions(study):
         for effect in cell.effects:
             told = f"{cell.cell}: {effect.sentence}, {TITLE[effect.outcome]} {interval(effect)}"
             if effect.verdict in BETTER:
-                (primary if effect.outcome == OUTCOMES[0].name else hints).append(told)
+                sure.get(effect.outcome, hints).append(told)
             elif effect.verdict is Kind.INCONCLUSIVE and _apart(effect):
                 open_.append(f"{cell.cell}: {TITLE[effect.outcome]} {interval(effect)}")
     equal = [cell.cell for cell in _questions(study) if cell.verdict is Kind.EQUIVALENT]
     unjudged = [cell for cell in _questions(study) if cell.not_comparable]
-    yield from _listed(f"Winners on CPU, of {_asked(study)} questions", primary)
-    yield from _listed(f"Equivalent within ±{percent(study.design.margin)} on CPU", equal)
+    for outcome, rows in sure.items():
+        yield from _listed(f"Winners on {TITLE[outcome]}, of {_asked(study)} cells", rows)
+    yield from _listed(
+        f"Equivalent within ±{percent(study.design.margin)} on CPU, not corrected", equal
+    )
     yield from _listed("Exploratory: called better on another measure", hints)
     yield from _listed("Intervals that exclude 1 but do not survive the correction", open_)
     yield from _listed("Not comparable", [f"{c.cell}: {c.not_comparable}" for c in unjudged])
@@ -165,15 +183,23 @@ def _listed(what: str, rows: list[str]) -> Iterator[str]:
 def verdicts(name: str) -> Iterator[str]:
     """Return the table of verdicts."""
     study = stored(name)
-    yield ("| cell | pairs (discarded) | CPU per delivered message, a over b | verdict | "
-           "could have seen | latency p50 (exploratory) | latency p99 (exploratory) |")  # fmt: skip
-    yield "|---|---|---|---|---|---|---|"
+    equal = ("at equal batch, a over b", "verdict", "could have seen")
+    total = ("CPU per delivered message, a over b", "verdict", "could have seen")
+    hints = (f"latency {percentile} (exploratory)" for percentile in ("p50", "p99"))
+    yield _row("cell", "pairs (discarded)", *total, *equal, *hints)
+    yield "|---" * 10 + "|"
     for cell in study.cells:
-        cpu = _effect(cell, "cpu_ns_per_delivery")
-        words = (cpu.sentence or cell.sentence).partition(" (")[0]
-        seen = NOTHING if cpu.detectable is None else percent(cpu.detectable)
-        yield _row(cell.cell, f"{cell.pairs} ({cell.discarded})", _ratio(cpu), words, seen,
+        both = [_effect(cell, outcome.name) for outcome in CONFIRMATORY]
+        words = [word for effect in both for word in _judged(cell, effect)]
+        yield _row(cell.cell, f"{cell.pairs} ({cell.discarded})", *words,
                    *(_ratio(_effect(cell, MEASURES[m])) for m in ("p50", "p99")))  # fmt: skip
+
+
+def _judged(cell: CellReport, effect: Effect) -> Iterator[str]:
+    """Return a ratio, its verdict, and what could have been seen."""
+    yield _ratio(effect)
+    yield (effect.sentence or cell.sentence).partition(" (")[0]
+    yield NOTHING if effect.detectable is None else percent(effect.detectable)
 
 
 def counts(name: str) -> Iterator[str]:
@@ -235,7 +261,9 @@ def _asked(study: Study) -> int:
 
 
 def _effect(cell: CellReport, outcome: str) -> Effect:
-    return next(one for one in cell.effects if one.outcome == outcome)
+    """Return what a cell says of an outcome; one stored before there was such says nothing."""
+    found = (one for one in cell.effects if one.outcome == outcome)
+    return next(found, Effect(outcome=outcome))
 
 
 def _apart(effect: Effect) -> bool:
@@ -268,12 +296,22 @@ def take(path: Path, name: str) -> None:
     (HERE / f"{name}.json.xz").write_bytes(lzma.compress(text.encode(), preset=9))
 
 
+def anew(name: str) -> None:
+    """Store the study as today's code judges its slices."""
+    now = judged_anew(name)
+    study = replace(stored(name), fitness=now.fitness, cells=now.cells)
+    (HERE / f"{name}.json.xz").write_bytes(lzma.compress(study.to_json().encode(), preset=9))
+    stored.cache_clear()
+
+
 def main(words: list[str]) -> None:
     """Do what the words say."""
-    if words:
-        option, path, name = words
+    if words[:1] == ["--anew"]:
+        anew(words[1])
+    elif words:
+        option, file, name = words
         assert option == "--take", option  # noqa: S101 - there is no other
-        take(Path(path), name)
+        take(Path(file), name)
     for name in WRITTEN:
         path = HERE.parent / name
         path.write_text(written(path.read_text()))

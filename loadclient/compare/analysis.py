@@ -24,7 +24,7 @@ from loadclient.compare.study import (
     Kind,
     Spread,
 )
-from loadclient.compare.verdict import Court, adjusted, fitness, judged, measured
+from loadclient.compare.verdict import Court, adjusted, fitness, judged, measured, measured_at_equal
 from loadclient.histogram import Histogram, merged
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def _draft(
         or _one_sided(cell, seen)
         or _shared_daemons(court.design)
         or _obstacle(cell, checks, pairs, discarded),
-        effects=tuple(measured(outcome, _values(outcome, pairs), court) for outcome in OUTCOMES),
+        effects=tuple(_measured(outcome, pairs, court) for outcome in OUTCOMES),
         a=arm_report(cell.a, a),
         b=arm_report(cell.b, b),
     )
@@ -140,8 +140,17 @@ def _kind(reason: str) -> str:
     return re.sub(r"\d[\d.,]*", "N", reason)
 
 
-def _values(outcome: Outcome, pairs: Iterable[Pair]) -> list[tuple[float, float]]:
-    values = [(a.outcomes.get(outcome.name), b.outcomes.get(outcome.name)) for a, b in pairs]
+def _measured(outcome: Outcome, pairs: Iterable[Pair], court: Court) -> Effect:
+    if not outcome.of:
+        return measured(outcome, _values(outcome.name, pairs), court)
+    whole = [pair for pair in pairs if _values(outcome.of, [pair])
+             and _values(outcome.at_equal, [pair])]  # fmt: skip
+    costs, sizes = (_values(name, whole) for name in (outcome.of, outcome.at_equal))
+    return measured_at_equal(outcome, costs, sizes, court)
+
+
+def _values(outcome: str, pairs: Iterable[Pair]) -> list[tuple[float, float]]:
+    values = [(a.outcomes.get(outcome), b.outcomes.get(outcome)) for a, b in pairs]
     return [(a, b) for a, b in values if a is not None and b is not None]
 
 
@@ -191,7 +200,10 @@ def _shared_daemons(design: Design) -> str | None:
     """Return why pairs are not independent, if they are not: a process is like itself."""
     if design.pairs_per_daemon == 1:
         return None
-    return f"{design.pairs_per_daemon} pairs share two processes: they do not count as so many"
+    return (
+        f"{design.pairs_per_daemon} pairs share two processes: they do not count as so many, "
+        "so the ratios name no winner"
+    )
 
 
 def _obstacle(
@@ -211,20 +223,29 @@ def _obstacle(
 
 
 def _corrected(drafts: Sequence[CellReport]) -> dict[str, tuple[Effect, ...]]:
-    """Return each comparable cell's effects with the p of each outcome corrected across cells."""
-    effects: dict[str, list[Effect]] = {d.cell: [] for d in drafts if d.not_comparable is None}
-    for place in range(len(OUTCOMES)):
-        row = {d.cell: d.effects[place] for d in drafts if d.cell in effects}
-        for cell, effect in adjusted(row).items():
-            effects[cell].append(effect)
-    return {cell: tuple(row) for cell, row in effects.items()}
+    """Return each comparable cell's effects, each p corrected across cells.
+
+    The confirmatory outcomes are one family; each of the others is one by itself.
+    """
+    compared = [draft for draft in drafts if draft.not_comparable is None]
+    families: dict[str, dict[tuple[str, str], Effect]] = {}
+    for draft in compared:
+        for outcome, effect in zip(OUTCOMES, draft.effects, strict=True):
+            family = "" if outcome.is_confirmatory else outcome.name
+            families.setdefault(family, {})[draft.cell, outcome.name] = effect
+    found: dict[tuple[str, str], Effect] = {}
+    for row in families.values():
+        found |= adjusted(row)
+    return {d.cell: tuple(found[d.cell, outcome.name] for outcome in OUTCOMES) for d in compared}
 
 
 def _as_strictly(control: CellReport, court: Court) -> CellReport:
     """Return the A/A arm's effects, each p corrected as the strictest of the questions' is."""
     effects = (
-        replace(effect, p_holm=None if effect.p is None else min(1.0, court.comparisons * effect.p))
-        for effect in control.effects
+        replace(
+            effect, p_holm=None if effect.p is None else min(1.0, court.family(outcome) * effect.p)
+        )
+        for outcome, effect in zip(OUTCOMES, control.effects, strict=True)
     )
     return replace(control, effects=tuple(effects))
 
@@ -235,16 +256,17 @@ def _report(draft: CellReport, cell: Cell, court: Court) -> CellReport:
         sentence = f"not comparable ({draft.not_comparable})"
         effects = tuple(
             replace(effect, verdict=Kind.NOT_COMPARABLE, sentence=_short(outcome, sentence))
-            if outcome.lower_is_better is not None
+            if outcome.is_judged
             else effect
             for outcome, effect in zip(OUTCOMES, draft.effects, strict=True)
         )
         return replace(draft, sentence=sentence, effects=effects)
     court = replace(court, unfit=()) if cell.control else court
     effects = tuple(judged(effect, cell, court) for effect in draft.effects)
-    primary = next(effect for effect in effects if effect.outcome == PRIMARY.name)
-    verdict = primary.verdict or Kind.NOT_COMPARABLE
-    return replace(draft, effects=effects, verdict=verdict, sentence=primary.sentence)
+    asked = [e for o, e in zip(OUTCOMES, effects, strict=True) if o.is_confirmatory]
+    said = next((effect for effect in asked if effect.verdict is Kind.UNFIT), asked[0])
+    verdict = said.verdict or Kind.NOT_COMPARABLE
+    return replace(draft, effects=effects, verdict=verdict, sentence=said.sentence)
 
 
 def _short(outcome: Outcome, sentence: str) -> str:

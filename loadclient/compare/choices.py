@@ -266,7 +266,10 @@ def given(options: CompareOptions) -> list[list[str]]:
 
 
 def _of_given(design: Design, given: list[list[str]]) -> Design:
-    """Return the design with arms named by what the daemons say they are."""
+    """Return the design with arms named by what the daemons say they are.
+
+    All pairs share their two processes, so there are ratios, and no winner.
+    """
     found = [mode_of(daemon) for daemon in reached(given)]
     names = found if found[0] != found[1] else [f"a ({found[0]})", f"b ({found[1]})"]
     a, b = (Arm(name=name, mode=mode) for name, mode in zip(names, found, strict=True))
@@ -275,7 +278,7 @@ def _of_given(design: Design, given: list[list[str]]) -> Design:
         for cell in design.cells
         if not cell.control
     ]
-    return designs.with_control(replace(design, cells=tuple(cells)))
+    return designs.with_control(replace(design, cells=tuple(cells), pairs_per_daemon=design.pairs))
 
 
 def reached(given: list[list[str]]) -> list[Daemon]:

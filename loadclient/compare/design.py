@@ -133,7 +133,7 @@ def probed(design: Design) -> tuple[Block, ...]:
 
 
 def comparisons(design: Design) -> int:
-    """Return how many cells ask a question: Holm's correction is for so many."""
+    """Return how many cells ask a question: Holm's correction is for each of its outcomes."""
     return sum(not cell.control for cell in design.cells)
 
 
@@ -161,7 +161,7 @@ def doubts(design: Design) -> Iterable[str]:
     if design.pairs < least:
         yield (
             f"--pairs {design.pairs}: with {comparisons(design)} cells at least {least}, because "
-            "Holm's correction would let no difference stand, however large."
+            "Holm's correction would let no total effect stand, however large."
         )
 
 
@@ -221,8 +221,8 @@ def quick() -> Design:
 def full() -> Design:
     """Return the design that varies one thing after the other.
 
-    Many short pairs, because it is pairs that power comes from: of 10 all must agree, or Holm's
-    correction for 24 cells lets nothing stand; of 12 two small ones need not.
+    Many short pairs, because it is pairs that power comes from: of 11 all must agree, or Holm's
+    correction for two verdicts in each of 24 cells lets nothing stand; of 12 a small one need not.
     """
     by_size = [compared(size, drain) for drain in DRAINS for size in SIZES]
     small = {"sndbuf": SMALL_BUFFERS}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from loadclient.compare.study import OUTCOMES, PRIMARY
+from loadclient.compare.study import MEASURED, PRIMARY
 from loadclient.compare.verdict import OUTCOME, interval
 from loadclient.report import duration, figure
 
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 
     from loadclient.compare.study import ArmReport, CellReport, Design, Study
 
+TWO_QUESTIONS = (
+    f"Two questions were asked of each cell. The total effect, on {PRIMARY.title}, is what a user "
+    "gets, larger or smaller batches included; by it a cell is called what it is called. The "
+    "effect at equal batch is what is left of it where both arms passed on as many messages at "
+    "once (least squares over the pairs' logarithms, Student's interval): a mode that moves the "
+    "batches itself has a part of its total effect through them, and that is not in it."
+)
 EXPLORATORY = (
     "The other measures are exploratory: each is corrected for the number of cells, but none for "
-    "there being several, so what they call better is a hint to be measured by itself."
+    "there being several, so what they call better is a hint to be measured by itself. What is "
+    "called equivalent is called so by its interval alone, not corrected for the number of cells."
 )
 WIDTH = 118  # where no terminal says how wide it is
 SEEN_BY_THE_KERNEL = (
@@ -74,8 +82,8 @@ def _heading(study: Study) -> str:
     if design.cells:
         lines.append(
             f"design: {len(design.cells)} cells x {design.pairs} pairs of slices of "
-            f"{design.slice_seconds:g} s, fresh daemons for {_lifetime(design)}, "
-            f"intervals {design.confidence:.0%}, Holm across cells"
+            f"{design.slice_seconds:g} s, {_lifetime(design)}, "
+            f"intervals {design.confidence:.0%}, Holm across cells and both confirmatory measures"
         )
     if study.link is not None:
         lines.append(f"network: {study.link.sentence}")
@@ -84,7 +92,9 @@ def _heading(study: Study) -> str:
 
 def _lifetime(design: Design) -> str:
     shared = design.pairs_per_daemon
-    return "each pair" if shared == 1 else f"every {shared} pairs"
+    if 1 < shared >= design.pairs:
+        return "all pairs of a cell by the same two daemons"
+    return f"fresh daemons for {'each pair' if shared == 1 else f'every {shared} pairs'}"
 
 
 def _verdicts(study: Study) -> Table:
@@ -96,7 +106,7 @@ def _verdicts(study: Study) -> Table:
     for report in study.cells:
         name = f"{report.cell}\n{report.a.name} over {report.b.name}, {report.pairs} pairs"
         for effect in report.effects:
-            if OUTCOME[effect.outcome].lower_is_better is None:
+            if not OUTCOME[effect.outcome].is_judged:
                 continue
             title = OUTCOME[effect.outcome].title
             title += " (exploratory)" if effect.exploratory else ""
@@ -110,7 +120,7 @@ def _costs(study: Study) -> Table:
     table = Table(title="medians of the slices", title_justify="left")
     table.add_column("cell")
     table.add_column("arm")
-    judged = [outcome for outcome in OUTCOMES if outcome.lower_is_better is not None]
+    judged = [outcome for outcome in MEASURED if outcome.is_judged]
     for outcome in judged:
         unit = "" if outcome.in_seconds else f"\n{outcome.unit}"
         table.add_column(f"{outcome.title}{unit}", justify="right")
@@ -204,7 +214,7 @@ def _delivered(arm: ArmReport) -> str:
 
 
 def _remarks(study: Study) -> Iterator[str]:
-    yield f"The verdict of a cell is that of its {PRIMARY.title}. {EXPLORATORY}"
+    yield f"{TWO_QUESTIONS} {EXPLORATORY}"
     for report in study.cells:
         yield from _discarded(report)
         for check in report.fingerprint:

@@ -9,12 +9,13 @@ and now and then one has a spike.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, log
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from loadclient.compare.analysis import analyse
 from loadclient.compare.design import plan, probed, quick
+from loadclient.compare.replacements import due
 from loadclient.compare.study import KernelCounts, Slice, Study
 from loadclient.histogram import Histogram
 
@@ -43,7 +44,11 @@ class World:
     drift: float = 0.3  # of the log from pair to pair, shared by both slices
     process: float = 0.03  # of the log of what a daemon costs, as long as it lives
     spikes: float = 0.05  # share of slices that have one
+    batching: float = 0.1  # of the log of a slice's batch
+    batch_slope: float = 0.0  # of the log of the CPU cost against it
+    batch_a_over_b: float = 1.0  # how the first arm's mode moves its batch, in every cell but A/A
     invalid: float = 0.0  # share of slices to discard
+    replaced: bool = False  # whether further pairs stand in for them
     histograms: bool = True  # they cost more to draw than everything else
     wrong_mode: str | None = None  # a cell whose arm a is not in the mode it was to be in
 
@@ -51,13 +56,20 @@ class World:
 def simulated_slices(design: Design, world: World, seed: int = 1) -> tuple[Slice, ...]:
     """Return the slices that *design* would have measured in *world*."""
     lot = Random(seed)  # noqa: S311 - a simulation must be repeatable, not secret
-    slices = []
-    for block in plan(design):
+    batches = Random(f"{seed} batch")  # noqa: S311 - likewise; of its own: no other draw moves
+    slices: list[Slice] = []
+    blocks = list(plan(design))
+    for block in blocks:
         own = {arm: lot.gauss(0, world.process) for arm in "ab"}
         shared: dict[int, float] = {}
         for step in block.steps:
             shift = shared.setdefault(step.pair, lot.gauss(0, world.drift))
-            slices.append(_slice(step, block.cell, world, shift + own[step.arm], lot))
+            batch = batches.gauss(0, world.batching)
+            if step.arm == "a" and not block.cell.control:
+                batch += log(world.batch_a_over_b)
+            slices.append(_slice(step, block.cell, world, shift + own[step.arm], batch, lot))
+        if world.replaced and block is blocks[-1]:
+            blocks.extend(due(design, slices))
     return tuple(slices)
 
 
@@ -106,15 +118,18 @@ def _kernel_counts(design: Design, slices: tuple[Slice, ...]) -> tuple[KernelCou
     return tuple(heard)
 
 
-def _slice(step: Step, cell: Cell, world: World, shift: float, lot: Random) -> Slice:
+def _slice(  # noqa: PLR0917 - a slice of a world
+    step: Step, cell: Cell, world: World, shift: float, batch: float, lot: Random
+) -> Slice:
     arm = cell.a if step.arm == "a" else cell.b
     wrong = step.arm == "a" and world.wrong_mode == cell.name
     mode = {"et": "lt", "lt": "et"}[arm.mode] if wrong else arm.mode
     valid = lot.random() >= world.invalid
     sent = round((cell.shape.senders or cell.shape.conns) * cell.shape.rate * SECONDS)
     received = sent * (cell.shape.conns - 1)
-    costs, latency = _costs(cell, world, lot, shift, first=step.arm == "a")
-    wakeups, empty = _counts(arm, sent, cell.shape.conns, wrong=wrong)
+    costs, latency = _costs(cell, world, lot, (shift, batch), first=step.arm == "a")
+    size = min(BATCH, cell.shape.conns) * exp(batch)
+    wakeups, empty = _counts(arm, sent, size, wrong=wrong)
     return Slice(
         index=step.index,
         cell=step.cell,
@@ -142,9 +157,13 @@ def _slice(step: Step, cell: Cell, world: World, shift: float, lot: Random) -> S
 
 
 def _costs(
-    cell: Cell, world: World, lot: Random, shift: float, *, first: bool
+    cell: Cell, world: World, lot: Random, logs: tuple[float, float], *, first: bool
 ) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """Return what a slice cost, and the histogram of its latencies."""
+    """Return what a slice cost, and the histogram of its latencies.
+
+    The *logs* are by how much all costs are shifted, and the batch.
+    """
+    shift, batch = logs
     truth = world.a_over_b.get(cell.name, 1.0) if first else 1.0
 
     def noisy(value: float) -> float:
@@ -154,18 +173,18 @@ def _costs(
     middle_ns = noisy(P50_NS)
     delays = sorted(round(middle_ns * exp(lot.gauss(0, 0.4))) for _ in range(LATENCY_SAMPLES))
     costs: dict[str, float | None] = {
-        "cpu_ns_per_delivery": noisy(CPU_NS),
+        "cpu_ns_per_delivery": noisy(CPU_NS) * exp(world.batch_slope * batch),
         "latency_p50_seconds": delays[LATENCY_SAMPLES // 2] / 1e9,
         "latency_p99_seconds": delays[-1 - LATENCY_SAMPLES // 100] / 1e9,
     }
     return costs, _recorded(delays) if world.histograms else {}
 
 
-def _counts(arm: Arm, sent: int, conns: int, *, wrong: bool) -> tuple[int, int]:
+def _counts(arm: Arm, sent: int, size: float, *, wrong: bool) -> tuple[int, int]:
     """Return wakeups, and reads that found nothing."""
     config = _config(arm)
     drains = config["drain"] == "eagain" and config["reads_per_event"] != "1"
-    return max(4, sent // min(BATCH, conns)), sent if drains and not wrong else 0
+    return max(4, round(sent / size)), sent if drains and not wrong else 0
 
 
 def _per_message(sent: int, wakeups: int, empty: int) -> dict[str, float | None]:

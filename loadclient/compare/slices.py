@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from loadclient.compare.study import OUTCOMES, Slice
+from loadclient.compare.study import MEASURED, Slice
 from loadclient.server import count
 from loadclient.verdict import BUSY_SHARE, STEAL_SHARE, not_stationary
 
@@ -159,7 +159,7 @@ def _outcomes(result: RunResult, counters: Counters) -> dict[str, float | None]:
             count(counters, "batch_messages_sum"), count(counters, "batch_messages_count")
         ),
     }
-    return {outcome.name: figures[outcome.name] for outcome in OUTCOMES}
+    return {outcome.name: figures[outcome.name] for outcome in MEASURED}
 
 
 def _over(amount: float, divisor: float) -> float | None:

@@ -1,7 +1,8 @@
 """What paired ratios can say: an estimate, an exact interval, and how much was too small to see.
 
-Rule: no distribution is assumed but symmetry of the pairs' log ratios about the true one. That
-holds by design: the order within each pair is drawn by lot.
+Rule: no distribution is assumed but symmetry of the pairs' log ratios about the true one. If the
+arms do not differ, that holds by design, because the order within each pair is drawn by lot: so no
+p is wrong. If they do, it is an assumption, on which the interval about the difference rests.
 
 The estimate is Hodges and Lehmann's, the median of the means of any two differences (Walsh
 averages). The interval is the set of shifts that Wilcoxon's signed-rank test does not reject, which
@@ -18,11 +19,12 @@ from math import ceil, comb, exp, log, sqrt
 from operator import itemgetter
 from random import Random
 from statistics import NormalDist, median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
+K = TypeVar("K", bound="Hashable")
 LEAST_PAIRS = 6  # fewer have no finite interval of 95 %
 POWER = 0.8
 STUDIES = 200  # drawn to see how often a difference would be found
@@ -83,9 +85,9 @@ def _p(walsh: Sequence[float], counts: Sequence[int]) -> float:
     return min(1.0, 2 * sum(counts[: extreme + 1]) / sum(counts))
 
 
-def holm(ps: Mapping[str, float]) -> dict[str, float]:
+def holm(ps: Mapping[K, float]) -> dict[K, float]:
     """Return the p of each name, adjusted for there being several."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[K, float] = {}
     highest = 0.0
     for rank, (name, p) in enumerate(sorted(ps.items(), key=lambda item: item[1])):
         highest = max(highest, min(1.0, p * (len(ps) - rank)))

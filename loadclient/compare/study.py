@@ -29,11 +29,12 @@ class Kind(StrEnum):
     EQUIVALENT = "equivalent"
     INCONCLUSIVE = "inconclusive"
     NOT_COMPARABLE = "not comparable"
+    UNFIT = "unfit"  # of the A/A arm alone: two equal daemons came out different
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Something that is measured in every slice."""
+    """Something that is measured in every slice, or follows from what is."""
 
     name: str
     title: str
@@ -41,10 +42,24 @@ class Outcome:
     lower_is_better: bool | None  # None: it explains, and has no verdict
     in_seconds: bool = False
     exploratory: bool = False  # a verdict on it is a hint: Holm's correction is for each by itself
+    of: str = ""  # not measured in a slice, but this other one where the next is equal
+    at_equal: str = ""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it has a verdict, and does not only explain."""
+        return self.lower_is_better is not None
+
+    @property
+    def is_confirmatory(self) -> bool:
+        """Whether it is one of the study's questions, corrected for all of them together."""
+        return self.is_judged and not self.exploratory
 
 
 OUTCOMES = (
     Outcome("cpu_ns_per_delivery", "server CPU per delivered message", "ns", True),
+    Outcome("cpu_ns_per_delivery_at_equal_batch", "server CPU per delivered message at equal batch",
+            "ns", True, of="cpu_ns_per_delivery", at_equal="messages_per_batch"),
     Outcome("latency_p50_seconds", "latency, p50", "s", True, in_seconds=True, exploratory=True),
     Outcome("latency_p99_seconds", "latency, p99", "s", True, in_seconds=True, exploratory=True),
     Outcome("deliveries_per_second", "delivered messages per second", "1/s", False,
@@ -56,7 +71,10 @@ OUTCOMES = (
     Outcome("events_per_wakeup", "events per wakeup", "", None),
     Outcome("messages_per_batch", "messages per batch", "", None),
 )  # fmt: skip
-PRIMARY = OUTCOMES[0]  # the least noisy one, and the study's question: its verdict is the cell's
+MEASURED = tuple(outcome for outcome in OUTCOMES if not outcome.of)  # in every slice
+CONFIRMATORY = tuple(outcome for outcome in OUTCOMES if outcome.is_confirmatory)
+PRIMARY, AT_EQUAL_BATCH = CONFIRMATORY  # the total effect, whose verdict is the cell's; and the
+# effect where the batches, which the mode itself may have moved, are equal: the least noisy measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,8 +245,9 @@ class Effect:
     low: float | None = None
     high: float | None = None
     p: float | None = None
-    p_holm: float | None = None  # across the cells, for this outcome
+    p_holm: float | None = None  # across the cells, and both confirmatory outcomes
     exploratory: bool = False  # not corrected for there being several outcomes
+    slope: float | None = None  # of its log ratio against that of what is held equal
     detectable: float | None = None  # smallest relative difference that could have been seen
     pairs_needed: int | None = None  # to see a difference of the margin
     verdict: Kind | None = None  # None: it explains, and has no verdict
@@ -413,8 +432,9 @@ def _check_names(study: Study) -> None:
     """Refuse a record whose parts speak of what is not in it. Raises ValueError."""
     cells = {report.cell for report in study.cells}
     outcomes = [outcome.name for outcome in OUTCOMES]
+    older = [outcome.name for outcome in MEASURED]  # before there was one at equal batch
     for report in study.cells:
-        if [effect.outcome for effect in report.effects] != outcomes:
+        if [effect.outcome for effect in report.effects] not in (outcomes, older):
             raise ValueError(f"{report.cell}: its effects are not of the known outcomes")
     for one in study.kernel:
         if one.cell not in cells or one.arm not in {"a", "b"}:

@@ -111,7 +111,7 @@ def ratios(study: Study) -> Section:
     return Section(
         name="ratios",
         subject="Ratios",
-        title=capital(f"{apart(pairs)} on one side of 1; within ±{margin} nothing differs"),
+        title=capital(f"{apart(pairs, study.design.confidence)}; ±{margin} counts as none"),
         legend=[
             (a.glyph, a.color, "et better"),
             (b.glyph, b.color, "lt better"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from loadclient.compare.html.parts import capital
-from loadclient.compare.study import OUTCOMES, PRIMARY, Kind
+from loadclient.compare.study import AT_EQUAL_BATCH, OUTCOMES, PRIMARY, Kind
 from loadclient.compare.verdict import interval
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUTCOME = {outcome.name: outcome for outcome in OUTCOMES}
-JUDGED = tuple(outcome for outcome in OUTCOMES if outcome.lower_is_better is not None)
+JUDGED = tuple(outcome for outcome in OUTCOMES if outcome.is_judged)
 Reported = tuple["Cell", "CellReport"]
 
 
@@ -52,7 +52,13 @@ def headline(study: Study) -> str:
     pairs = asked(study)
     if not pairs:
         return original_finding(study) if study.original else "Nothing was compared yet"
-    return f"{capital(PRIMARY.title)}: {verdicts(pairs, PRIMARY.name)}"
+    return f"{capital(PRIMARY.title)}: {both(pairs)}"
+
+
+def both(pairs: Sequence[Reported]) -> str:
+    """Say how often each verdict was given on the total effect, and on that at equal batch."""
+    total, equal = (verdicts(pairs, outcome.name) for outcome in (PRIMARY, AT_EQUAL_BATCH))
+    return f"{total}; at equal batch: {equal}"
 
 
 def original_finding(study: Study) -> str:
@@ -72,18 +78,24 @@ def verdicts(pairs: Sequence[Reported], outcome: str) -> str:
         Kind.EQUIVALENT: "equivalent",
         Kind.INCONCLUSIVE: "no difference shown",
         Kind.NOT_COMPARABLE: "not comparable",
+        Kind.UNFIT: "unfit",
     }
     effects = [effect_of(report, outcome) for _, report in pairs]
     hint = " (exploratory)" if OUTCOME[outcome].exploratory else ""
     return _tally([effect and effect.verdict for effect in effects], words) + hint
 
 
-def apart(pairs: Sequence[Reported]) -> str:
-    """Say how many of the judged intervals do not contain 1."""
+def apart(pairs: Sequence[Reported], confidence: float) -> str:
+    """Say how many of the judged intervals do not contain 1, and how many chance makes."""
     found = [effect_of(report, outcome.name) for _, report in pairs for outcome in JUDGED]
     ends = [(e.low, e.high) for e in found if e and e.low is not None and e.high is not None]
     number = sum(not low <= 1 <= high for low, high in ends)
-    return f"{number or 'none'} of {len(ends)} intervals {'lie' if number > 1 else 'lies'}"
+    by_chance = round((1 - confidence) * len(ends))
+    return (
+        f"{number or 'none'} of {len(ends)} intervals, each by itself, "
+        f"{'lie' if number > 1 else 'lies'} on one side of 1, where chance alone would put about "
+        f"{by_chance}"
+    )
 
 
 def directions(pairs: Sequence[Reported], outcome: str) -> str:
@@ -95,7 +107,9 @@ def directions(pairs: Sequence[Reported], outcome: str) -> str:
         0: "no difference shown",
         None: "no ratio",
     }
-    return _tally([_direction(effect_of(report, outcome)) for _, report in pairs], words)
+    found = [_direction(effect_of(report, outcome)) for _, report in pairs]
+    said = _tally(found, words)
+    return f"{said} (each by its own interval, not corrected)" if any(found) else said
 
 
 def _direction(effect: Effect | None) -> int | None:
@@ -118,10 +132,16 @@ def _tally(found: Sequence[object], words: Mapping[T, str]) -> str:
 
 
 def sentence(cell: Cell, report: CellReport) -> str:
-    """Return one cell's verdict with its interval."""
-    effect = effect_of(report, PRIMARY.name)
+    """Return one cell's verdict with its interval, and what is left of it at equal batch."""
+    effect, equal = (effect_of(report, outcome.name) for outcome in (PRIMARY, AT_EQUAL_BATCH))
     if effect is None:
         return report.sentence or "no verdict"
+    if equal is None or report.not_comparable:
+        return _told(cell, effect)
+    return f"{_told(cell, effect)}. At equal batch: {_told(cell, equal)}"
+
+
+def _told(cell: Cell, effect: Effect) -> str:
     if effect.ratio is None or effect.verdict is Kind.NOT_COMPARABLE:
         return effect.sentence
     return f"{effect.sentence}: {ratio(cell, effect)}, {effect.pairs} pairs"

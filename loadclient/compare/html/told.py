@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 
 from loadclient.compare.html import tables
 from loadclient.compare.html.findings import (
-    JUDGED,
     asked,
+    both,
     original_finding,
     reported,
     sentence,
-    verdicts,
 )
 from loadclient.compare.html.looks import verdict_look
 from loadclient.compare.html.parts import Item, Section, capital
-from loadclient.compare.report import EXPLORATORY
-from loadclient.compare.slices import LEAST_SENT
+from loadclient.compare.report import EXPLORATORY, TWO_QUESTIONS
+from loadclient.compare.slices import LEAST_SENT, MOST_LATE
 from loadclient.compare.statistics import LEAST_PAIRS
 from loadclient.compare.verdict import percent
+from loadclient.stationarity import LEAST_SHIFT, SHORTEST_NS
 from loadclient.verdict import BUSY_SHARE, LEAST_ON_TIME, STEAL_SHARE
 
 if TYPE_CHECKING:
@@ -28,13 +28,26 @@ GATES = (
     "A slice counts if its ledger balances; every message looked at came once, in order and "
     "undamaged; nobody was disconnected; the daemon's counters were joined; at least "
     f"{percent(LEAST_SENT)} of the offered messages were sent, and {percent(LEAST_ON_TIME)} of "
-    "them on time; 99 % of the client's sends were less than an interval late; no worker of the "
-    f"client used more than {percent(BUSY_SHARE)} of a core; and the hypervisor took no more than "
+    "them on time, or it is called saturated; 99 % of the client's sends were "
+    "less than an interval late; no worker of the "
+    f"client used more than {percent(BUSY_SHARE)} of a core, nor did the "
+    "forwarder of an emulated network, or deliver more than "
+    f"{percent(MOST_LATE)} of its frames late; and the hypervisor took no more than "
     f"{percent(STEAL_SHARE)} of the processors' time. One that fails is discarded with its pair, "
     "but a daemon that lost, repeated, reordered or damaged anything ends its cell, and so do "
     "discarded slices that only one arm has. That some task waited for a processor (the pressure "
     "in the raw slices) is no gate: client and daemon always wait for each other on few cores. "
-    f"A cell needs {LEAST_PAIRS} pairs."
+    f"A cell needs {LEAST_PAIRS} pairs. "
+)
+STATIONARY = (
+    "And its latency was the same from beginning to end, or it is called not stationary: a change "
+    f"by {LEAST_SHIFT:g} times between its halves, in an order of its windows that chance hardly "
+    "makes. "
+)
+TOO_SHORT = (
+    "Whether latency was the same from beginning to end is not asked of slices this short: a "
+    f"neighbour's tenths of a second would look like it. From {SHORTEST_NS / 1e9:g} s on it is a "
+    "gate, too. "
 )
 BY_THE_CALL = (
     "From one slice of its own for each arm, from before its first connection to after its last. "
@@ -51,14 +64,13 @@ def verdicts_by_cell(study: Study) -> Section:
     return Section(
         name="verdicts",
         subject="Verdict per cell",
-        title=f"Server CPU: {verdicts(pairs, JUDGED[0].name)}" if pairs else "No verdict yet",
+        title=f"Server CPU: {both(pairs)}" if pairs else "No verdict yet",
         paragraphs=[
             (
-                f"The verdict of a cell is that on {JUDGED[0].title}, the least noisy measure. "
-                "Ratios are Hodges-Lehmann estimates over pairs with exact "
-                f"{percent(study.design.confidence)} intervals; p is corrected by Holm for the "
-                f"{compared} cells that could be compared. A difference under "
-                f"{percent(study.design.margin)} counts as none. {EXPLORATORY}"
+                f"{TWO_QUESTIONS} The other ratios are Hodges-Lehmann estimates over pairs with "
+                f"exact {percent(study.design.confidence)} intervals; p is corrected by Holm for "
+                f"both questions in the {compared} cells that could be compared. A difference "
+                f"under {percent(study.design.margin)} counts as none. {EXPLORATORY}"
             )
         ],
         items=[
@@ -138,7 +150,7 @@ def discarded(study: Study) -> Section:
         title=f"{discarded} of {discarded + valid} pairs discarded, because {invalid} of "
         f"{len(study.slices)} slices were not valid",
         paragraphs=[
-            GATES,
+            GATES + (STATIONARY if study.design.slice_seconds * 1e9 >= SHORTEST_NS else TOO_SHORT),
             f"Besides, {len(warnings)} different warnings were given; they are in the raw slices."
             if warnings
             else "No slice gave a warning.",
