@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from random import shuffle
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,12 @@ import pytest
 from loadclient.compare import store
 from loadclient.compare.analysis import analyse
 from loadclient.compare.bench import Bench
+from loadclient.compare.command import assemble
+from loadclient.compare.fingerprint import contradiction
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.study import Arm, Cell, Design, Kind, Shape
 from loadclient.daemon import Daemon, running_daemon
+from loadclient.environment import Contention
 from tests.load.compare.planted_daemon import DELAY_SECONDS
 
 if TYPE_CHECKING:
@@ -34,10 +36,11 @@ ROOT = Path(__file__).parents[3]
 LOAD = Shape(name="one talker", conns=5, rate=20, senders=1)
 READERS = LOAD.conns - 1
 PAIRS = 6  # the fewest of which any difference stands
+ATTEMPTS = 3  # that a busy machine has
 
 
 class PlantedDaemons:
-    """Arm a has the fault; both are the real daemon."""
+    """Arm a has the fault, but in the A/A arm; both are the real daemon."""
 
     def __init__(self, fault: str, folder: Path) -> None:
         self._within = [sys.executable, str(PLANTED), fault]
@@ -45,8 +48,9 @@ class PlantedDaemons:
 
     @contextmanager
     def up(self, cell: Cell, _first: str = "a") -> Iterator[dict[str, Daemon]]:
+        within = [] if cell.control else self._within
         with (
-            running_daemon(cell.a.mode, self._folder / "a.log", within=self._within) as a,
+            running_daemon(cell.a.mode, self._folder / "a.log", within=within) as a,
             running_daemon(cell.b.mode, self._folder / "b.log") as b,
         ):
             yield {"a": a, "b": b}
@@ -86,35 +90,55 @@ def design(mode: str, pairs: int, *, control: bool = False) -> Design:
     return Design(pairs=pairs, slice_seconds=0.3, settle_seconds=0, cells=(cell,))
 
 
+def measured(daemons: Daemons, design: Design, folder: Path) -> store.Raw:
+    """Measure the whole design, replacements included."""
+    with TemporaryDirectory(dir=folder) as own:
+        path = Path(own) / "raw.jsonl"
+        store.begin(path, store.Header(study_id="x", started=0, command="", design=design))
+        assert Bench(design, path, daemons, Nobody()).measure({})
+        return store.read(path)
+
+
 def studied(daemons: Daemons, design: Design, folder: Path) -> tuple[CellReport, list[Slice]]:
     """Measure and judge, whatever the machine's neighbours did meanwhile.
 
     What is planted is many times their noise, so their slices are not left out: there would be
     too few pairs on a busy machine, and nothing to assert.
     """
-    with TemporaryDirectory(dir=folder) as own:
-        path = Path(own) / "raw.jsonl"
-        store.begin(path, store.Header(study_id="x", started=0, command="", design=design))
-        assert Bench(design, path, daemons, Nobody()).measure({})
-        slices = list(store.read(path).slices.values())
+    slices = list(measured(daemons, design, folder).slices.values())
     used = [one if one.misbehaviour else replace(one, valid=True, reasons=[]) for one in slices]
     _, (report,) = analyse(design, used)
     return report, slices
 
 
 def test_a_hidden_delay_in_each_tick_is_found_and_measured(tmp_path: Path) -> None:
-    """It shows in the daemon's processor time, and every message waits for it."""
-    report, slices = studied(PlantedDaemons("delay", tmp_path), design("et", PAIRS), tmp_path)
+    """It shows in the daemon's processor time, and every message waits for it.
 
-    def middle(arm: str, outcome: str) -> float:
-        return median(one.outcomes[outcome] for one in slices if one.arm == arm)
+    All is judged as a user's study is: by what the gates leave, and with an A/A arm. A busy machine
+    may leave too little or find the two equal ones different; then nobody is called better, and it
+    is asked again.
+    """
+    twins = replace(design("et", PAIRS, control=True).cells[0], name="A/A")
+    asked = design("et", PAIRS)
+    asked = replace(asked, cells=(*asked.cells, twins))
+    for _ in range(ATTEMPTS):
+        raw = measured(PlantedDaemons("delay", tmp_path), asked, tmp_path)
+        study = assemble(raw, (), complete=True, contention=Contention.now())
+        report, control = study.cells
+        if report.verdict is not Kind.NOT_COMPARABLE:
+            break
+    cost, latency = (
+        [arm.outcomes[outcome].median for arm in (report.a, report.b)]
+        for outcome in ("cpu_ns_per_delivery", "latency_p50_seconds")
+    )
 
-    cost = middle("a", "cpu_ns_per_delivery") - middle("b", "cpu_ns_per_delivery")
-    assert cost * READERS == pytest.approx(DELAY_SECONDS * 1e9, rel=0.3)
-    assert middle("a", "latency_p50_seconds") > 0.9 * DELAY_SECONDS
-    assert report.verdict is Kind.B_BETTER
     assert report.sentence == "honest better"
+    assert report.verdict is Kind.B_BETTER
     assert report.effects[0].low > 2
+    assert (cost[0] - cost[1]) * READERS == pytest.approx(DELAY_SECONDS * 1e9, rel=0.3)
+    assert latency[0] > 0.9 * DELAY_SECONDS
+    assert control.not_comparable is None
+    assert study.fitness.fit is not None
 
 
 def test_two_equal_daemons_are_not_called_different(tmp_path: Path) -> None:
@@ -189,3 +213,5 @@ def test_a_doubled_read_that_no_counter_mentions_is_seen_by_the_kernel(tmp_path:
     assert planted.contradictions == ["recvfrom", "recvfrom that found nothing"]
     assert planted.kernel["recvfrom"] == pytest.approx(2 * planted.daemon["recvfrom"], rel=0.05)
     assert honest.contradictions == []
+    assert str(contradiction(asked.cells[0], heard)).startswith("planted does not count what it")
+    assert contradiction(asked.cells[0], [honest]) is None
