@@ -214,7 +214,13 @@ def _obstacle(
         if check.holds is False:
             return f"{check.arm} was to show {check.claim}, but shows {check.measured}"
     a, b = [a for a, _ in pairs], [b for _, b in pairs]
-    other = fingerprint.mixture(a) or fingerprint.mixture(b) or fingerprint.difference(cell, a, b)
+    other = (
+        fingerprint.unarmed(cell, cell.a, a)
+        or fingerprint.unarmed(cell, cell.b, b)
+        or fingerprint.mixture(a)
+        or fingerprint.mixture(b)
+        or fingerprint.difference(cell, a, b)
+    )
     if other is not None:
         return other
     if len(pairs) < LEAST_PAIRS:

@@ -143,6 +143,25 @@ def contradiction(cell: Cell, kernel: Iterable[KernelCounts]) -> str | None:
     return None
 
 
+def unarmed(cell: Cell, arm: Arm, slices: Iterable[Slice]) -> str | None:
+    """Return why an arm does not wait to write as LT does, if it met full sockets and does not.
+
+    Only where somebody reads badly by design: a socket that is full once may be one that closes.
+    That the MODs it counts are those it makes is the kernel's to say.
+    """
+    if arm.mode != "lt" or not (cell.shape.slow_readers or cell.shape.never_readers):
+        return None
+    slices = list(slices)
+    full = sum(one.eagain.get(kind, 0) for one in slices for kind in ("sendto", "sendmsg"))
+    mods = sum(one.epoll_ctl.get("mod", 0) for one in slices)
+    if mods or not full:
+        return None
+    return (
+        f"{arm.name} was to show an epoll_ctl MOD where a socket is full, but shows none for "
+        f"{full:,.0f} of them"
+    )
+
+
 def difference(cell: Cell, a: Sequence[Slice], b: Sequence[Slice]) -> str | None:
     """Return what else than the arms' own options differs between the two daemons, if anything."""
     meant = MODE_DECIDES | {_key(name) for arm in (cell.a, cell.b) for name in arm.options}

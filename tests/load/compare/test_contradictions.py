@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from loadclient.compare import store
-from loadclient.compare.analysis import judged_again
+from loadclient.compare.analysis import analyse, judged_again
 from loadclient.compare.command import EXIT_NOTHING_COMPARABLE, EXIT_OK, assemble, exit_code
 from loadclient.compare.design import compared, with_control
 from loadclient.compare.html.page import page
 from loadclient.compare.report import text
-from loadclient.compare.simulation import World, simulated_study
+from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import Design, Kind, Study
 from loadclient.environment import Contention
 
@@ -50,3 +52,25 @@ def test_a_daemon_that_the_kernel_bears_out_is_compared() -> None:
 
     assert study.cells[0].verdict is Kind.A_BETTER
     assert exit_code(study) == EXIT_OK
+
+
+@pytest.mark.parametrize(
+    ("slow", "full", "mods", "is_compared"),
+    [(10, 7, 3, True), (10, 7, 0, False), (10, 0, 0, True), (0, 7, 0, True)],
+)
+def test_lt_that_never_arms_a_full_socket_is_not_lt(
+    *, slow: int, full: int, mods: int, is_compared: bool
+) -> None:
+    """Its write side is where LT pays for its mode; nothing else of it was looked at there."""
+    cell = replace(DESIGN.cells[0], shape=replace(DESIGN.cells[0].shape, slow_readers=slow))
+    design = replace(DESIGN, cells=(cell, *DESIGN.cells[1:]))
+    slices = [
+        replace(one, eagain=one.eagain | {"sendmsg": full}, epoll_ctl={"mod": mods})
+        if (one.cell, one.arm) == (CELL, "b")
+        else one
+        for one in simulated_slices(design, TRUTH)
+    ]
+    found = analyse(design, slices)[1][0].not_comparable or ""
+
+    assert (found == "") == is_compared
+    assert is_compared or "lt was to show an epoll_ctl MOD where a socket is full, but" in found
