@@ -50,6 +50,10 @@ PER_MESSAGE = (
     "Per copy that was delivered, while the load was measured; without a client that says when "
     "that was, over the whole time range."
 )
+WITHOUT_A_PROBE = (
+    "Without a probe, or with one that was down for the whole time range, there is no second "
+    "witness, and nothing is shown of it."
+)
 
 
 def board() -> Dashboard:
@@ -157,9 +161,7 @@ def _gates() -> Panels:
         panels.gate(
             "Gate: kernel count over daemon count",
             "Returns of epoll_wait as the probe counted them, over the daemon's own count. "
-            "Without a probe, or with one that was down for the whole time range, there is no "
-            "second witness, and nothing is shown. With several hosts, choose the instances of "
-            "daemons and probes that belong together.",
+            f"{WITHOUT_A_PROBE} Of several hosts, choose daemons and probes that belong together.",
             agreed,
             *sides(lambda side: side.witness_ratio()),
             span=6,
@@ -167,8 +169,7 @@ def _gates() -> Panels:
         panels.gate(
             "Gate: scrape health",
             "Lowest share of scrapes that worked, over the targets of the daemons and the "
-            "probes. Counters of what was not scraped are guesses. A probe that was down for the "
-            "whole time range shows nothing, as if there were none.",
+            f"probes. Counters of what was not scraped are guesses. {WITHOUT_A_PROBE}",
             (WHOLE_SCRAPES, 1.001),
             Query(scrapes("etltd_build_info", DAEMON), "daemons"),
             Query(scrapes(PROBES, PROBE), "probes"),
