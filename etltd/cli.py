@@ -11,6 +11,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Callable  # noqa: TC003 - cyclopts resolves the annotations
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -175,10 +176,13 @@ def _in_words(value: object) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     app.config = ENVIRONMENT
+    _open_missing()
+    action: Callable[[], int] | None = None
     try:
-        action: Callable[[], int] | None = app.meta(
-            arguments, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        with suppress(SystemExit):  # how rich says that the reader of --help has gone
+            action = app.meta(
+                arguments, exit_on_error=False, print_error=False, result_action="return_value"
+            )
         sys.stdout.flush()
     except (CycloptsError, FileError) as error:
         return _refuse(_sentence(error))
@@ -188,6 +192,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return DONE
         return _refuse(f"cannot write to standard output: {error.strerror}", FAILED)
     return action() if action else DONE
+
+
+def _open_missing() -> None:
+    """Give a stream that was closed from the start (`>&-`) to nobody.
+
+    Python has None for it then, and the next socket would take its number.
+    """
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: its own
+            setattr(sys, name, os.fdopen(nothing, "w" if fd else "r", closefd=False))
 
 
 def _sentence(error: Exception) -> str:

@@ -24,7 +24,7 @@ from etltd import fdstore, metrics, process, snapshot, succession, systemd, wire
 from etltd.config import flag
 from etltd.handover import Port, State, UnfitError
 from etltd.logs import Log, open_log
-from etltd.manager import Manager
+from etltd.manager import ServiceManager
 from etltd.metrics import LoopCollector, ScrapeServer
 from etltd.ports import CHAT, METRICS, StartError, chat_listeners, metrics_socket, or_start_error
 from etltd.reactor import Reactor
@@ -67,7 +67,7 @@ class Daemon:
         self._environment = environment
         self.log: Log = open_log(config.log_format, config.log_level, environment)
         self._pid = os.getpid()
-        self._manager = Manager(self.log, environment, self._pid)
+        self._manager = ServiceManager(self.log, environment, self._pid)
         self._tls = metrics.tls_context(config)
         stored: dict[str, list[int]] = {name: [] for name in fdstore.NAMES}
         self._passed = or_start_error(

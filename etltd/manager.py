@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from etltd.stats import LoopStats
 
 
-class Manager:
+class ServiceManager:
     """The service manager, as far as this process knows of one."""
 
     def __init__(self, log: Log, environment: MutableMapping[str, str], pid: int) -> None:

@@ -54,7 +54,7 @@ from loadclient.result import RunResult
 from loadclient.runner import CannotRunError, resolve, spell
 from loadclient.server import ServerUnreadableError, read
 from loadclient.session import NotWrittenError, perform, write_whole
-from loadclient.streams import heard, open_missing, printable, unheard
+from loadclient.streams import heard, open_missing, tell, unheard
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,13 +114,13 @@ def run(host: Host = "127.0.0.1", port: Port = 9000, *, options: Options = DEFAU
     address = str(options.unix) if options.unix else resolve(host, port)
     metrics = _serve_metrics(options)
 
-    def tell(result: RunResult) -> None:
+    def told(result: RunResult) -> None:
         if metrics is not None:
             metrics.finish(result)
         _tell(options, result)
 
     with Interrupts() as interrupts:
-        result = perform(options, address, [metrics] if metrics else [], tell)
+        result = perform(options, address, [metrics] if metrics else [], told)
         if metrics is not None:
             metrics.enter("linger", options.linger)
             _linger(options.linger, interrupts)
@@ -152,7 +152,7 @@ def merge_parts(
     except BAD_DATA as error:
         raise UsageError(f"merge: {why(error)}.") from error
     if not quiet:
-        print(summary(result), file=unheard(sys.stdout), flush=True)
+        tell(summary(result), stored=json is not None)
     if json is not None:
         write_whole(json, result.to_json())
     return exit_code(result)
@@ -205,8 +205,7 @@ def report(*files: Path, html: File = None) -> int:
     stored = [_stored(file) for file in files]
     if html is None:
         texts = [_told(file, one) for file, one in zip(files, stored, strict=True)]
-        with heard():
-            print(printable("\n".join(texts)))
+        tell("\n".join(texts), stored=False)
         return EXIT_OK
     if len(stored) > 1 or not isinstance(stored[0], Study):
         raise UsageError(f'--html "{html}": a page is drawn of one stored comparison.')
@@ -246,9 +245,9 @@ def _told(file: Path, stored: RunResult | Study) -> str:
 
 
 def _tell(options: Options, result: RunResult) -> None:
-    """Say what came out; whether anybody hears it does not change what came out."""
+    """Say what came out; if it stands in no file either, somebody has to hear it."""
     if not options.quiet:
-        print(summary(result), file=unheard(sys.stdout), flush=True)
+        tell(summary(result), stored=options.json is not None)
     elif not result.valid:
         print("\n".join(result.invalid_reasons), file=unheard(sys.stderr), flush=True)
 
@@ -354,7 +353,7 @@ def _file(path: Path) -> Dict:
         raise UsageError(f'--config "{path}": {error}.') from error
     allowed, negatives = _allowed(), _negatives()
     for key, value in keys.items():
-        if positive := negatives.get(key.replace("_", "-")):
+        if positive := negatives.get(key.lower().replace("_", "-")):
             raise UsageError(
                 f'--config "{path}": "{key}" sets no option; say {positive} = false instead.'
             )
@@ -414,10 +413,10 @@ def misspelt(environment: Mapping[str, str]) -> str | None:
     known = set(map(_variable, (*_allowed(), "config")))
     negatives = {_variable(flag): _variable(name) for flag, name in _negatives().items()}
     for name in given:
-        if name in negatives:
-            return f'The variable "{name}" sets no option; say {negatives[name]}=false instead.'
+        if positive := negatives.get(name.upper()):
+            return f'The variable "{name}" sets no option; say {positive}=false instead.'
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0)
+            near = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)
             return f'The variable "{name}" sets no option; the nearest that does is {near[0]}.'
     return None
 
@@ -426,6 +425,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
     open_missing()
     tokens = sys.argv[1:] if arguments is None else arguments
+    code = EXIT_OK
     try:
         with heard() if ASKING & {*tokens} or not tokens else nullcontext():
             code = app.meta(tokens, exit_on_error=False, print_error=False) or EXIT_OK

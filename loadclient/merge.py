@@ -198,7 +198,11 @@ def _part(result: RunResult) -> Part:
 def _check(results: Sequence[RunResult], parts: Sequence[Part]) -> None:
     numbers = sorted(part.number for part in parts)
     of = parts[0].of
-    if numbers != list(range(1, of + 1)) or {part.of for part in parts} != {of}:
+    if (
+        len(numbers) != of
+        or numbers != list(range(1, of + 1))
+        or {part.of for part in parts} != {of}
+    ):
         raise MergeError(f"parts 1 to {of} are needed, each once, and these are {numbers}")
     if len({result.run_id for result in results}) > 1:
         names = sorted({result.run_id for result in results})
@@ -239,15 +243,12 @@ def _added(many: Sequence[Counters]) -> Counters:
     total: Counters = {}
     for counters in many:
         for name, value in counters.items():
-            if isinstance(value, dict):
-                row = total.setdefault(name, {})
-                assert isinstance(row, dict)  # noqa: S101 - a counter has labels or has none
+            sofar = total.setdefault(name, {} if isinstance(value, dict) else 0)
+            if isinstance(value, dict) and isinstance(sofar, dict):
                 for label, number in value.items():
-                    row[label] = row.get(label, 0) + number
+                    sofar[label] = sofar.get(label, 0) + number
+            elif isinstance(value, dict) or isinstance(sofar, dict):
+                raise MergeError(f"the counter {name} has labels in one part and none in another")
             else:
-                total[name] = _number(total.get(name, 0)) + value
+                total[name] = sofar + value
     return total
-
-
-def _number(value: float | dict[str, float]) -> float:
-    return value if isinstance(value, (int, float)) else 0

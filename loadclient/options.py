@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,10 @@ def urls(_type: Any, tokens: Sequence[Token]) -> str:
     return ",".join(map(_checked_url, split(tokens[0].value)))
 
 
+# After a comma: nothing, or what would be the next URL if it had a scheme.
+ANOTHER = re.compile(r",($|[^,/?#=&]+:\d+)")
+
+
 def _checked_url(text: str) -> str:
     """Return *text* if it is a URL; what urllib would read from elsewhere is left out."""
     refusal = ValueError(f'"{text}" is not a URL such as http://127.0.0.1:9700/metrics')
@@ -92,7 +97,7 @@ def _checked_url(text: str) -> str:
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:  # a port that is no number, half an IPv6 address
         raise refusal from None
-    if not usable or not text.isprintable() or " " in text:
+    if not usable or not text.isprintable() or " " in text or ANOTHER.search(text):
         raise refusal
     return text
 

@@ -55,11 +55,13 @@ def perform(
             observers = [*observers, stack.enter_context(LiveLine(sys.stderr))]
         evidence = Run(options, address, observers).execute()
     result = Verdict(options, evidence).result()
-    tell(result)
-    write_all(
-        ("--json", options.json, lambda path: write_whole(path, result.to_json())),
-        ("--csv", options.csv, lambda path: write_whole(path, _series(options, evidence))),
-    )
+    try:
+        tell(result)
+    finally:
+        write_all(
+            ("--json", options.json, lambda path: write_whole(path, result.to_json())),
+            ("--csv", options.csv, lambda path: write_whole(path, _series(options, evidence))),
+        )
     return result
 
 

@@ -6,11 +6,20 @@ Pure: the text is somebody else's to read.
 from __future__ import annotations
 
 import json
+import sys
 from functools import cache
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+NUMBERS: dict[Any, set[type]] = {
+    int: {int},
+    float: {int, float},
+}  # not bool, which is an int to isinstance
+MOST: dict[Any, float] = {
+    int: 1 << 63,
+    float: sys.float_info.max,
+}  # nobody counts further; 1e400 reads as infinity
 
 
 def record(kind: type[T], stored: Any, **nested: Any) -> T:
@@ -49,9 +58,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, list) and all(_fits(one, within[0]) for one in value)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(one, within[1]) for one in value.values())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    return isinstance(value, bool) if hint is bool else type(value) is hint
+    if hint in MOST:
+        return type(value) in NUMBERS[hint] and abs(value) <= MOST[hint]
+    return type(value) is hint
 
 
 def _shortly(value: Any) -> str:

@@ -87,13 +87,23 @@ def heard() -> Iterator[None]:
     That its reader has read enough is no failure. Raises OSError, whose text says what is.
     """
     try:
-        yield
+        with suppress(SystemExit):  # how rich says that the reader has gone
+            yield
         sys.stdout.flush()
     except BrokenPipeError:
         _lead_nowhere(sys.stdout)
     except OSError as error:
         _lead_nowhere(sys.stdout)
         raise OSError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def tell(text: str, *, stored: bool) -> None:
+    """Print what came out; if it is not *stored* as well, that must succeed. Raises OSError."""
+    if stored:
+        print(text, file=unheard(sys.stdout), flush=True)
+    else:
+        with heard():
+            sys.stdout.write(printable(f"{text}\n"))
 
 
 def unheard(stream: TextIO | None, *, raw: bool = False) -> TextIO:

@@ -206,7 +206,7 @@ MUTANTS = [
            "        _point_at_nothing(2)", "        raise",
            "tests/probes/test_cli.py::test_an_exporter_whose_log_nobody_reads_goes_on"),
     Mutant("bad slices are left out in the culprit's favour", "loadclient/compare/analysis.py",
-           "not_comparable=_misbehaviour(cell, mine)", "not_comparable=None",
+           "not_comparable=_misbehaviour(cell, seen)", "not_comparable=None",
            "tests/load/compare/test_verdicts.py::"
            "test_bad_slices_are_not_left_out_in_the_culprits_favour"),
     Mutant("one arm alone may be strained", "loadclient/compare/analysis.py",

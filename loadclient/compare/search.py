@@ -15,7 +15,7 @@ from loadclient.interrupts import Interrupts
 from loadclient.options import File, Options, Url, UsageError, check, integer, real
 from loadclient.report import duration, figure
 from loadclient.session import perform, write_all, write_whole
-from loadclient.streams import unheard
+from loadclient.streams import tell, unheard
 
 if TYPE_CHECKING:
     from loadclient.compare.bisection import Bracket, Question
@@ -114,7 +114,7 @@ def search(address: tuple[str, int], options: SearchOptions) -> int:
     with Interrupts():
         bracket = found.bracket()
         result = found.result(bracket, describe(contention))
-        print(summary(result), end="", file=unheard(sys.stdout), flush=True)
+        tell(summary(result).rstrip("\n"), stored=options.json is not None)
         text = json.dumps(asdict(result), indent=1) + "\n"
         write_all(("--json", options.json, lambda path: write_whole(path, text)))
     if bracket is None:

@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 SCHEMA = "etlt.slices/1"
 XZ = b"\xfd7zXZ"
-BAD_DATA = (ValueError, KeyError, TypeError, AttributeError, RecursionError, lzma.LZMAError)
+BAD_DATA = (
+    *(ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError),
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -420,18 +420,6 @@ def test_the_manager_hears_ready_status_and_stopping(
     assert heard[-1] == "STOPPING=1\nSTATUS=Stopping"
 
 
-def test_a_manager_that_is_gone_is_logged_once_not_with_every_ping(
-    make_daemon: Callable[..., Daemon], capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    daemon = make_daemon({"NOTIFY_SOCKET": str(tmp_path / "gone"), "WATCHDOG_USEC": "1000000"})
-
-    for _ in range(3):
-        daemon._manager.report(daemon.reactor.stats)
-
-    lines = capfd.readouterr().err.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["cannot notify the service manager"]
-
-
 def test_the_watchdog_is_fed_in_time_although_events_cut_ticks_short(
     make_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,9 @@ WRONG = {
     "--server-metrics http://": ("--server-metrics", '"http://"', "http://127.0.0.1:9700/metrics"),
     "--server-metrics http://a:b/": ("--server-metrics", '"http://a:b/"', "is not a URL"),
     "--server-metrics http://[::1/": ("--server-metrics", '"http://[::1/"', "is not a URL"),
+    "--server-metrics http://a/,b:9700/x": ("--server-metrics", '"http://a/,b:9700/x"', "URL such"),
+    "--server-metrics http://a/?x=1,b:9": ("--server-metrics", '"http://a/?x=1,b:9"', "URL such"),
+    "--server-metrics http://a/,": ("--server-metrics", '"http://a/,"', "is not a URL"),
     "--server-metrics file:///etc/hosts": ("--server-metrics", '"file:///etc/hosts"', "http://"),
     "--duration 1e300": ("--duration", '"1e+300"', "<= 2678400"),
     "--warmup 1e300": ("--warmup", '"1e+300"', "<= 2678400"),
@@ -110,6 +113,8 @@ def test_a_wrong_option_is_one_sentence(words: str, capsys: pytest.CaptureFixtur
         ("LOADCLIENT_CONS", "nearest", 'variable "LOADCLIENT_CONS" sets no option'),
         ("LOADCLIENT_CONS", "nearest", "the nearest that does is LOADCLIENT_CONNS."),
         ("LOADCLIENT_NO_RECV", "", "sets no option; say LOADCLIENT_RECV=false instead."),
+        ("LOADCLIENT_no_recv", "", "sets no option; say LOADCLIENT_RECV=false instead."),
+        ("LOADCLIENT_conns", "nearest", "the nearest that does is LOADCLIENT_CONNS."),
         ("LOADCLIENT_NO_PROBE", "", "sets no option; say LOADCLIENT_PROBE=false instead."),
         ("LOADCLIENT_FILES", "nearest", 'variable "LOADCLIENT_FILES" sets no option'),
         ("LOADCLIENT_*", "nearest", 'variable "LOADCLIENT_*" sets no option'),
@@ -152,6 +157,7 @@ def test_a_variable_of_another_command_is_no_mistake(
         ("run-id = 1979-05-27", ("load.toml", "sets run-id to 1979-05-27, which is not a string")),
         ("frobnicate = 1", ("frobnicate",)),
         ("no_recv = true", ("load.toml", '"no_recv" sets no option; say recv = false instead.')),
+        ("NO_RECV = true", ('"NO_RECV" sets no option; say recv = false instead.',)),
         ("no-burst = false", ("load.toml", '"no-burst" sets no option; say burst = false')),
         ("conns = ", ("Invalid value",)),
         ("[run]\nconns = 4", ("load.toml", '"run" is a table')),
@@ -349,10 +355,12 @@ def test_what_was_asked_for_and_could_not_be_written_is_no_success(
     assert done.stderr == ("loadclient: cannot write to standard output: No space left on device\n")
 
 
-def test_a_reader_that_has_read_enough_of_a_report_is_no_failure(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["report FILE", "run --help", "--version"])
+def test_a_reader_that_has_read_enough_is_no_failure(words: str, tmp_path: Path) -> None:
     file = tmp_path / "stored.json"
     file.write_text(run_with(warnings=["x" * (1 << 20)]))  # more than a pipe holds
-    line = f"set -o pipefail; {sys.executable} -m loadclient report {file} | head -1"
+    command = f"{sys.executable} -m loadclient {words.replace('FILE', str(file))}"
+    line = f"set -o pipefail; {{ sleep 0.1; {command}; }} | true"
     done = subprocess.run(
         ["bash", "-c", line], capture_output=True, text=True, check=False, timeout=60
     )
@@ -376,6 +384,8 @@ def test_a_reader_that_has_read_enough_of_a_report_is_no_failure(tmp_path: Path)
         (["FILE"], run_with(client={"busiest_cpu_share": "much"}), "nor a stored run"),
         (["FILE"], run_with(server={}), "counters"),
         (["FILE"], run_with(churn={}), "connected"),
+        (["FILE"], run_with(messages_sent=10**400), "messages_sent cannot be 1000"),
+        (["FILE"], run_with(client={"busiest_cpu_share": 10**400}), "nor a stored run"),
         (["FILE"], run_with(elapsed_seconds=float("nan")), "NaN is no number"),
         (["FILE", "--html", "x.html"], None, 'x.html": a page is drawn of one stored comparison'),
     ],

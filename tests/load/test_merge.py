@@ -172,6 +172,20 @@ def test_how_wrong_a_latency_between_parts_may_be_is_said(
     assert clock_uncertainty(clocks) == seconds
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_counter_with_labels_in_one_part_alone_is_refused(*, turned: bool) -> None:
+    """The labels were forgotten, or an assertion ended the command."""
+    parts = [part_of_a_run(number, server=counters(10, 10)) for number in (1, 2)]
+    for part, drops in zip(parts, ({"closed": 1.0}, 5.0), strict=True):
+        assert part.server is not None
+        part.server["counters"]["messages_dropped_total"] = drops
+    if turned:
+        parts.reverse()
+
+    with pytest.raises(MergeError, match="messages_dropped_total has labels in one part"):
+        merge(parts)
+
+
 def test_what_are_not_the_parts_of_one_run_is_refused_in_a_sentence() -> None:
     """Added up all the same, they would be figures of nothing."""
     first, second = part_of_a_run(1), part_of_a_run(2)

@@ -64,6 +64,32 @@ def test_a_search_ends_with_its_answer_though_nobody_hears_it(
 
 
 @pytest.mark.system
+@pytest.mark.parametrize(
+    "words",
+    [
+        "run 127.0.0.1 PORT --conns 4 --duration 0.5 --warmup 0",
+        "search 127.0.0.1 PORT --conns 4 --lowest 5 --highest 5 --trial-seconds 0.5",
+    ],
+)
+def test_an_answer_that_stands_nowhere_else_has_to_be_heard(
+    faulty: Callable[[str], FaultyServer], words: str
+) -> None:
+    """Exit code 0, no word and no file: what was measured was nowhere."""
+    line = f"{sys.executable} -m loadclient {words.replace('PORT', str(faulty('none').port))}"
+    done = subprocess.run(
+        ["bash", "-c", f"{line} >/dev/full"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    said = "loadclient: cannot write to standard output: No space left on device"
+    assert done.stderr.splitlines()[-1] == said
+
+
+@pytest.mark.system
 @pytest.mark.parametrize("ends_with", [">/dev/full", "2>/dev/full"])
 def test_a_comparison_is_on_disk_though_nobody_hears_it(tmp_path: Path, ends_with: str) -> None:
     path = tmp_path / "original.json"
