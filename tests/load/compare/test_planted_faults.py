@@ -183,7 +183,8 @@ def test_a_daemon_that_understates_its_processor_time_does_not_win(tmp_path: Pat
     """It said that it used seven tenths, and was called better."""
     asked = design("et", 1)
     busy = replace(asked.cells[0], shape=Shape(name="busy", conns=30, rate=40))
-    report, _ = studied(PlantedDaemons("cheap", tmp_path), replace(asked, cells=(busy,)), tmp_path)
+    asked = replace(asked, slice_seconds=1.0, cells=(busy,))  # three tenths of it are no scrape
+    report, _ = studied(PlantedDaemons("cheap", tmp_path), asked, tmp_path)
 
     assert report.verdict is Kind.NOT_COMPARABLE
     assert "planted" in report.sentence
