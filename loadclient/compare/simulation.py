@@ -49,7 +49,8 @@ class World:
     batch_a_over_b: float = 1.0  # how the first arm's mode moves its batch, in every cell but A/A
     invalid: float = 0.0  # share of slices to discard
     replaced: bool = False  # whether further pairs stand in for them
-    histograms: bool = True  # they cost more to draw than everything else
+    histograms: bool = True
+    latencies: int = LATENCY_SAMPLES  # of a slice; they cost more to draw than everything else
     wrong_mode: str | None = None  # a cell whose arm a is not in the mode it was to be in
 
 
@@ -171,11 +172,11 @@ def _costs(
         return value * truth * exp(shift + lot.gauss(0, world.noise) + spike)
 
     middle_ns = noisy(P50_NS)
-    delays = sorted(round(middle_ns * exp(lot.gauss(0, 0.4))) for _ in range(LATENCY_SAMPLES))
+    delays = sorted(round(middle_ns * exp(lot.gauss(0, 0.4))) for _ in range(world.latencies))
     costs: dict[str, float | None] = {
         "cpu_ns_per_delivery": noisy(CPU_NS) * exp(world.batch_slope * batch),
-        "latency_p50_seconds": delays[LATENCY_SAMPLES // 2] / 1e9,
-        "latency_p99_seconds": delays[-1 - LATENCY_SAMPLES // 100] / 1e9,
+        "latency_p50_seconds": delays[world.latencies // 2] / 1e9,
+        "latency_p99_seconds": delays[-1 - world.latencies // 100] / 1e9,
     }
     return costs, _recorded(delays) if world.histograms else {}
 

@@ -20,7 +20,7 @@ from loadclient.compare.choices import CompareOptions, decided, spelt
 from loadclient.compare.design import compared, plan
 from loadclient.compare.probing import ask_the_kernel
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
-from loadclient.compare.study import Design, Slice, Study
+from loadclient.compare.study import Design, Kind, Slice, Study
 from loadclient.daemon import running_daemon
 from loadclient.network.conditions import parse
 from tests.waiting import until
@@ -366,8 +366,10 @@ def test_two_given_daemons_are_compared_by_what_they_say_they_are(folder: Path) 
 
     assert code in {0, 4}
     assert (cell.a.name, cell.b.name) == ("et", "lt")
-    if cell.not_comparable is not None:  # the machine's neighbours took too many pairs
-        assert re.search("valid pairs|made the client late", cell.not_comparable)
+    assert study.design.pairs_per_daemon == study.design.pairs
+    assert re.search("pairs share two processes|made the client late", str(cell.not_comparable))
+    assert {effect.verdict for effect in cell.effects} == {Kind.NOT_COMPARABLE, None}
+    assert "share two processes" in study.fitness.sentence or not study.cells[-1].pairs
     assert [check.claim for check in cell.fingerprint if not check.holds] == [
         f"the kernel has at least 10 connections registered, {kind}-triggered"
         for kind in ("edge", "level")

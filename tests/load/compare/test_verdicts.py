@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 
 from loadclient.compare.analysis import analyse, paired
-from loadclient.compare.design import compared, quick, with_control
+from loadclient.compare.design import compared, full, quick, with_control
 from loadclient.compare.fingerprint import checks, difference
 from loadclient.compare.report import text
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
@@ -41,28 +41,45 @@ def primary(cell: CellReport) -> object:
     return next(effect for effect in cell.effects if effect.outcome == PRIMARY.name)
 
 
-@pytest.mark.parametrize("process", [0.0, 0.05])
-def test_equal_daemons_are_called_different_no_more_often_than_allowed(process: float) -> None:
+STUDIES = 150
+
+
+def test_equal_daemons_are_called_different_no_more_often_than_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A tool that always finds a winner is a random number generator with axes.
 
-    Two processes of one program differ as long as they live. The A/A arm is one of those that may
-    be called better, and each exploratory measure keeps its level, too, though not all together.
+    A whole design, with processes that differ as long as they live, batches that hang on chance,
+    pairs that were discarded and others that stand in for them. The A/A arm may be unfit, but not
+    better. Studies with a winner are too few to tell one level from twice as much, so the single
+    intervals are counted, too.
     """
-    design = with_control(Design(pairs=10, cells=(compared(64), compared(512))))
-    world = World(process=process, histograms=False)
-    studies = 120
+    monkeypatch.setattr(
+        "loadclient.compare.verdict.detectable", lambda *_: None
+    )  # slow, and unused
+    world = World(process=0.05, batching=0.25, batch_slope=-0.55, invalid=0.05, replaced=True,
+                  histograms=False, latencies=5)  # fmt: skip
     wrong: Counter[str] = Counter()
-    for seed in range(studies):
-        _, cells = analyse(design, simulated_slices(design, world, seed))
-        found = [e for cell in cells[:-1] for e in cell.effects if e.verdict in BETTER]
+    missed: Counter[str] = Counter()
+    asked: Counter[str] = Counter()
+    for seed in range(STUDIES):
+        _, cells = analyse(full(), simulated_slices(full(), world, seed))
+        effects = [e for cell in cells for e in cell.effects if e.outcome in JUDGED and e.low]
+        found = [effect for effect in effects if effect.verdict in BETTER]
         wrong.update({effect.outcome for effect in found})
-        control = primary(cells[-1])
-        wrong["A/A"] += control.verdict in BETTER
-        wrong["unfit"] += not control.low <= 1 <= control.high
+        asked_of = [e for cell in cells[:-1] for e in cell.effects if e.outcome in CONFIRMED]
+        wrong["either"] += any(e.p_holm is not None and e.p_holm <= 0.05 for e in asked_of)
+        asked.update(effect.outcome for effect in effects)
+        missed.update(e.outcome for e in effects if not e.low <= 1 <= e.high)
+        assert not BETTER & {effect.verdict for effect in cells[-1].effects}
         assert all(effect.exploratory == (effect.outcome not in CONFIRMED) for effect in found)
 
-    for number in wrong.values():
-        assert binomtest(number, studies, 0.05, alternative="greater").pvalue > 0.001
+    assert wrong["either"] <= 0.05 * STUDIES
+    assert all(binomtest(n, STUDIES, 0.05, alternative="greater").pvalue > 0.01
+               for n in wrong.values())  # fmt: skip
+    for name in CONFIRMED:
+        assert binomtest(missed[name], asked[name], 0.05, alternative="greater").pvalue > 0.01
+        assert binomtest(2 * missed[name], asked[name], 0.05, alternative="greater").pvalue < 0.001
 
 
 def test_two_equal_daemons_that_differ_are_called_different() -> None:
