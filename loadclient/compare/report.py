@@ -6,6 +6,9 @@ Rule: the doubts come first. Whether the machine is fit is said before anybody i
 from __future__ import annotations
 
 import io
+from copy import copy
+from dataclasses import replace
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -17,6 +20,8 @@ from loadclient.report import duration, figure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from rich.table import Column
 
     from loadclient.compare.study import ArmReport, CellReport, Design, Study
 
@@ -32,6 +37,7 @@ EXPLORATORY = (
     "there being several, so what they call better is a hint to be measured by itself. What is "
     "called equivalent is called so by its interval alone, not corrected for the number of cells."
 )
+PADDING = 3  # a blank on either side, and a line
 WIDTH = 118  # where no terminal says how wide it is
 SEEN_BY_THE_KERNEL = (
     "wakeups", "recvfrom", "recvfrom that found nothing", "sendto", "sendmsg", "epoll_ctl mod",
@@ -42,10 +48,37 @@ def text(study: Study, width: int = WIDTH) -> str:
     """Return the whole report."""
     console = Console(file=io.StringIO(), width=width, highlight=False, force_terminal=False)
     for part in _parts(study):
-        console.print(part, soft_wrap=isinstance(part, str), markup=False)
+        for piece in [part] if isinstance(part, str) else fitted(part, width):
+            console.print(piece, soft_wrap=isinstance(piece, str), markup=False)
     file = console.file
     assert isinstance(file, io.StringIO)  # noqa: S101 - as given above
     return file.getvalue()
+
+
+def fitted(table: Table, width: int) -> Iterator[Table]:
+    """Yield *table*; if it is too wide, its columns in several, each with the two that name a row.
+
+    A word that is cut is no word: "epo…" and "re…" were what 80 columns left of its heads.
+    """
+    named, rest = table.columns[:2], table.columns[2:]
+    while rest:
+        room = width - 1 - sum(_least(column) + PADDING for column in named)
+        each = (_least(column) + PADDING for column in rest)
+        taken = max(1, sum(used <= room for used in accumulate(each)))
+        piece = copy(table)
+        piece.columns = [
+            replace(one, _index=place, width=_least(one) if one.justify == "right" else None)
+            for place, one in enumerate([*named, *rest[:taken]])
+        ]
+        yield piece
+        rest = rest[taken:]
+
+
+def _least(column: Column) -> int:
+    """Return the width that *column* needs: figures stay in one line, words whole."""
+    cells = list(map(str, column.cells))
+    whole = cells if column.justify == "right" else [w for cell in cells for w in cell.split()]
+    return max(map(len, (*str(column.header).split(), *whole)), default=1)
 
 
 def _parts(study: Study) -> Iterator[str | Table]:

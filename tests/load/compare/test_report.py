@@ -184,6 +184,17 @@ def test_times_are_readable(seconds: float, words: str) -> None:
     assert spoken(seconds) == words
 
 
+@pytest.mark.parametrize("width", [60, 80, 118, 200])
+def test_no_word_of_a_table_is_cut(width: int) -> None:
+    """Of the heads of twelve columns 80 left "epo…", "re…", "sen…"."""
+    shown = text(simulated_study(), width)
+
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert all(len(line) <= width for line in shown.splitlines() if line.startswith(("│", "┃")))
+    for head in ("epoll_wait", "recvfrom", "sendto", "sendmsg", "accept4", "MODs", "delivered"):
+        assert head in shown
+
+
 class Terminal(io.StringIO):
     """A stream that says it is a terminal."""
 
