@@ -67,7 +67,12 @@ def fitted(table: Table, width: int) -> Iterator[Table]:
         taken = max(1, sum(used <= room for used in accumulate(each)))
         piece = copy(table)
         piece.columns = [
-            replace(one, _index=place, width=_least(one) if one.justify == "right" else None)
+            replace(
+                one,
+                _index=place,
+                min_width=_least(one),
+                width=_least(one) if one.justify == "right" else None,
+            )
             for place, one in enumerate([*named, *rest[:taken]])
         ]
         yield piece

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loadclient.cli import main
-from loadclient.compare.design import quick
+from loadclient.compare.design import full, quick
 from loadclient.compare.progress import StudyProgress
 from loadclient.compare.report import size, text
 from loadclient.compare.simulation import World, simulated_study
@@ -187,7 +187,7 @@ def test_times_are_readable(seconds: float, words: str) -> None:
 @pytest.mark.parametrize("width", [60, 80, 118, 200])
 def test_no_word_of_a_table_is_cut(width: int) -> None:
     """Of the heads of twelve columns 80 left "epo…", "re…", "sen…"."""
-    shown = text(simulated_study(), width)
+    shown = text(simulated_study(full()), width)
 
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
     assert all(len(line) <= width for line in shown.splitlines() if line.startswith(("│", "┃")))
