@@ -19,12 +19,14 @@ from loadclient.compare import replacements, store
 from loadclient.compare.cputime import Processors
 from loadclient.compare.design import plan
 from loadclient.compare.registrations import Registrations
-from loadclient.compare.slices import Sights, slice_of
+from loadclient.compare.slices import Sights, slice_of, slice_of_the_dead
 from loadclient.daemon import Daemon, running_daemon
 from loadclient.instances import Place, running_instances
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.network.weather import Weather
 from loadclient.options import Options
+from loadclient.runner import CannotRunError
+from loadclient.server import ServerUnreadableError
 from loadclient.session import perform
 
 if TYPE_CHECKING:
@@ -175,7 +177,12 @@ class Bench:
 
     def _slice(self, cell: Cell, step: Step, daemon: Daemon) -> Slice:
         started = time.time()
-        result, sights = loaded(self._design, cell, step, daemon, self._network)
+        try:
+            result, sights = loaded(self._design, cell, step, daemon, self._network)
+        except (CannotRunError, ServerUnreadableError) as error:
+            if any(map(is_gone, daemon.pids)):
+                store.append(self._path, slice_of_the_dead(step, started, error))
+            raise
         return slice_of(step, result, started, sights)
 
 
@@ -196,6 +203,16 @@ def loaded(
         raise InterruptedRunError
     frames = weather.counts if weather else {}
     return result, Sights(frames, registrations.counts, processors.seconds)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended by itself; 0 is somebody else's, of which nothing is known."""
+    try:
+        return (
+            bool(pid) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
+    except OSError:
+        return True
 
 
 def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:

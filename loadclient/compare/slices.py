@@ -83,6 +83,18 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
     )
 
 
+def slice_of_the_dead(step: Step, started: float, error: Exception) -> Slice:
+    """Return the slice of a daemon that ended before it was measured: it is not forgotten."""
+    return Slice(
+        index=step.index,
+        cell=step.cell,
+        pair=step.pair,
+        arm=step.arm,
+        started=started,
+        reasons=[f"the daemon ended by itself: {error}"],
+    )
+
+
 def _conditions(result: RunResult, frames: Mapping[str, float]) -> dict[str, Any]:
     return {
         **{name: result.environment.get(name) for name in CONDITIONS},

@@ -24,7 +24,7 @@ SPEAKERS = {  # which functions give reasons, where
     "server.py": r"_read",
     "ledger.py": r".*_reasons",
     "verdict.py": r".*_reasons|not_stationary",
-    "compare/slices.py": r"\w*_gates",
+    "compare/slices.py": r"\w*_gates|slice_of_the_dead",
 }
 MACHINE = """
 the hypervisor took {} of the processors' time
@@ -56,6 +56,7 @@ part of the warm-up was lost
 the server closed {} of {} connections before the load began
 {} of {} connections were ended by the server
 the server was restarted during the run
+the daemon ended by itself
 the daemon says that it used {} s of processor time, and by the kernel's clock it was
 {} of {} messages could not be sent, because the server had ended their connections
 {} of the messages looked at were {}
@@ -97,10 +98,12 @@ def sentences() -> Iterator[str]:
 
 
 def said(function: ast.FunctionDef) -> Iterator[ast.expr]:
-    """Yield what a function yields, returns, appends or raises."""
+    """Yield what a function yields, returns, lists, appends or raises."""
     for node in ast.walk(function):
         if isinstance(node, (ast.Yield, ast.Return)) and node.value is not None:
             yield node.value
+        elif isinstance(node, ast.List):
+            yield from node.elts
         elif isinstance(node, ast.Call) and re.search(r"Error$|append$", ast.unparse(node.func)):
             yield from node.args
 
