@@ -14,12 +14,15 @@ from loadclient.compare.analysis import analyse
 from loadclient.compare.ancova import Line, line, obstacle, quantile, within
 from loadclient.compare.design import compared, with_control
 from loadclient.compare.html.page import page
+from loadclient.compare.html.told import discarded
 from loadclient.compare.report import text
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import AT_EQUAL_BATCH, PRIMARY, Design, Effect, Kind, Study
+from loadclient.compare.verdict import Court, measured_at_equal
 
 DESIGN = with_control(Design(pairs=12, cells=(compared(64),)))
 CELL = DESIGN.cells[0]
+COURT = Court(DESIGN, 1)
 WIDE = World(noise=0.04, batching=0.35, batch_slope=-0.55, spikes=0.0, histograms=False)
 
 
@@ -186,3 +189,36 @@ def test_a_batch_that_was_not_counted_gives_no_effect_at_equal_batch() -> None:
     _, cells = analyse(DESIGN, slices)
 
     assert (cells[0].effects[1].pairs, cells[0].effects[1].ratio) == (0, None)
+
+
+EQUAL, NONE_IN_A = [(1.0, 1.0)] * 8, [(0.0, 1.0)] * 8
+
+
+@pytest.mark.parametrize("pairs", [(NONE_IN_A, EQUAL), (EQUAL, NONE_IN_A)])
+def test_what_has_no_logarithm_has_no_line(
+    pairs: tuple[list[tuple[float, float]], list[tuple[float, float]]],
+) -> None:
+    assert "none in one of the two" in measured_at_equal(AT_EQUAL_BATCH, *pairs, COURT).sentence
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.8, "is not asked of slices this short"), (1.0, "or it is called not stationary")],
+)
+def test_the_list_of_gates_is_the_one_that_was_in_force(seconds: float, words: str) -> None:
+    """Neither a growing latency nor saturation was in it, and the presets' slices are too short."""
+    design = replace(DESIGN, slice_seconds=seconds)
+    section = discarded(simulated_study(design, WIDE))
+
+    assert words in section.paragraphs[0]
+    assert "or it is called saturated" in section.paragraphs[0]
+    assert "forwarder of an emulated network" in section.paragraphs[0]
+
+
+def test_daemons_that_all_pairs_share_are_said_to_be_shared() -> None:
+    """Two processes of one program came out "better" in a study of given daemons."""
+    study = simulated_study(replace(DESIGN, pairs_per_daemon=DESIGN.pairs), WIDE)
+
+    assert "all pairs of a cell by the same two daemons" in text(study)
+    assert "so the ratios name no winner" in study.cells[0].sentence
+    assert "share two processes" in study.fitness.sentence
