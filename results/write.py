@@ -99,15 +99,15 @@ def standing(name: str) -> Iterator[str]:
 
 
 def summary(name: str) -> Iterator[str]:
-    """Say in a sentence or two what came out, for the README."""
+    """Say briefly what came out, for the README."""
     for outcome in CONFIRMATORY:
         effects = [(cell, _effect(cell, outcome.name)) for cell in _questions(stored(name))]
         winners = [(cell, effect) for cell, effect in effects if effect.verdict in BETTER]
-        which = "; ".join(f"{c.cell}, {e.sentence}, {_ratio(e)}" for c, e in winners)
-        yield (
-            f"Of {_asked(stored(name))} cells {len(winners) or 'none'} got a winner on "
-            f"{outcome.title}{f' ({which})' if which else ''}."
+        yield from _listed(
+            f"Of {_asked(stored(name))} cells with a winner on {outcome.title}, ET over LT",
+            [f"{cell.cell}: {effect.sentence}, {_ratio(effect)}" for cell, effect in winners],
         )
+    yield ""
     yield "The rest were too close for what the machine can see."
     if not stands(name):
         yield "**Today's rules refuse that study**, so this stands only until it is measured anew."
