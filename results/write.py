@@ -104,7 +104,7 @@ def summary(name: str) -> Iterator[str]:
         effects = [(cell, _effect(cell, outcome.name)) for cell in _questions(stored(name))]
         winners = [(cell, effect) for cell, effect in effects if effect.verdict in BETTER]
         yield from _listed(
-            f"Of {_asked(stored(name))} cells with a winner on {outcome.title}, ET over LT",
+            f"Winners on {outcome.title}, of {_asked(stored(name))} cells, ET over LT",
             [f"{cell.cell}: {effect.sentence}, {_ratio(effect)}" for cell, effect in winners],
         )
     yield ""
