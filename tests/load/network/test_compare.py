@@ -112,7 +112,7 @@ def test_a_killed_client_leaves_no_daemon_and_no_namespace(tmp_path: Path) -> No
 
 
 def is_daemon(process: Path) -> bool:
-    """Tell whether a process is a daemon already: nsenter becomes it; one only tried its options."""
+    """Tell whether it is a daemon already: nsenter becomes one, and one only tries its options."""
     words = process.joinpath("cmdline").read_bytes().split(b"\0")
     return b"etltd" in words[1:3] and b"--show-config" not in words
 
