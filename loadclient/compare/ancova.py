@@ -15,6 +15,7 @@ estimated, so it has no error that would flatten the line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import atan, ceil, cos, exp, inf, log, pi, sin, sqrt
 from typing import TYPE_CHECKING
 
@@ -96,6 +97,7 @@ def within(t: float, freedom: int) -> float:
     return (angle + total) * 2 / pi if odd else total
 
 
+@cache
 def quantile(share: float, freedom: int) -> float:
     """Return what Student's t stays below in so large a *share*, from a half upwards."""
     low, high = 0.0, 1.0
