@@ -355,10 +355,9 @@ class Watch:
 
         It has no name to leave anything under: if it is only starting, it is shown when it has one.
         """
-        if not target.is_starting or None not in self._labels:
+        group = self._claim(label_of(target)) if target.is_starting else None
+        if group is None:
             return self._group_of(target)
-        group = self._labels.index(None)
-        self._labels[group] = label_of(target)
         self._starting[group] = time.monotonic() + STARTING_SECONDS
         return group
 
@@ -366,11 +365,19 @@ class Watch:
         """Return the kernel group for the name of *target*, or None: no room."""
         label = label_of(target)
         if label not in self._homes:
-            if None not in self._labels:
+            group = self._claim(label)
+            if group is None:
                 return None
-            self._homes[label] = self._labels.index(None)
-            self._labels[self._homes[label]] = label
+            self._homes[label] = group
         return self._homes[label]
+
+    def _claim(self, label: Label) -> int | None:
+        """Take a free kernel group for *label*; return None if there is no room."""
+        if None not in self._labels:
+            return None
+        group = self._labels.index(None)
+        self._labels[group] = label
+        return group
 
     def _seat(self, slot: int, group: int) -> None:
         self._counter.regroup(slot, group)

@@ -47,7 +47,7 @@ from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.merge import merge
 from loadclient.metrics import LiveMetrics
 from loadclient.network.link import NetworkFailedError
-from loadclient.options import File, Host, Options, Port, UsageError, check
+from loadclient.options import PREFIX, File, Host, Options, Port, UsageError, check, variable
 from loadclient.report import summary
 from loadclient.result import SCHEMA as RUN_SCHEMA
 from loadclient.result import RunResult
@@ -79,7 +79,6 @@ app = App(
     result_action="return_value",
 )
 DEFAULTS = Options()
-PREFIX = "LOADCLIENT_"
 ASKING = {"--help", "-h", "--version"}
 FAILURES = (
     CannotRunError,
@@ -401,17 +400,13 @@ def _options() -> Iterator[Argument]:
                 yield argument
 
 
-def _variable(name: str) -> str:
-    return f"{PREFIX}{name.upper().replace('-', '_')}"
-
-
 def misspelt(environment: Mapping[str, str]) -> str | None:
     """Return what is wrong with the first variable of ours that no command would read, or None."""
     given = sorted(name for name in environment if name.startswith(PREFIX))
     if not given:
         return None
-    known = set(map(_variable, (*_allowed(), "config")))
-    negatives = {_variable(flag): _variable(name) for flag, name in _negatives().items()}
+    known = set(map(variable, (*_allowed(), "config")))
+    negatives = {variable(flag): variable(name) for flag, name in _negatives().items()}
     for name in given:
         if positive := negatives.get(name.upper()):
             return f'The variable "{name}" sets no option; say {positive}=false instead.'

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cyclopts import Token
 
+PREFIX = "LOADCLIENT_"  # of the variables of all commands
 SPARE_FILES = 64  # descriptors for everything that is not a connection
 ENDLESS_SECONDS = 10 * 365 * 86_400.0
 MOST_SECONDS = 31 * 86_400  # whoever measures for longer takes 0 and ends it by a signal
@@ -73,6 +74,11 @@ def path(_type: Any, tokens: Sequence[Token]) -> Path:
     if not text or "\0" in text:
         raise ValueError(f'"{text}" is not a path')
     return Path(text)
+
+
+def variable(name: str) -> str:
+    """Return the name of the variable that sets the option *name*, spelt with - or _."""
+    return f"{PREFIX}{name.upper().replace('-', '_')}"
 
 
 def url(_type: Any, tokens: Sequence[Token]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
@@ -10,19 +10,17 @@ from loadclient.bar import Bar
 from loadclient.report import duration
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from loadclient.protocol import Snapshot
     from loadclient.totals import Frames
 
 PLAIN_SECONDS = 5.0  # between two lines that nothing overwrites
 
 
-class LiveLine:
+class LiveLine(Bar):
     """Shows a run as it goes; on something that is not a terminal, without control codes."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._bar = Bar(
+        super().__init__(
             stream,
             TextColumn("{task.description:<8}"),
             BarColumn(bar_width=20),
@@ -37,18 +35,6 @@ class LiveLine:
         self._phase = ""
         self._earlier: tuple[int, int, int] | None = None
 
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
-
     def begin(self, run_id: str) -> None:
         """Take note of the run's name: the summary says it."""
 
@@ -56,7 +42,7 @@ class LiveLine:
         """Show that *phase* begins."""
         self._phase = phase
         self._earlier = None
-        self._bar.restart(phase, seconds, figures="")
+        self.restart(phase, seconds, figures="")
 
     def look(self, total: Snapshot, frames: Frames) -> None:
         """Show rates since the last look."""
@@ -71,4 +57,4 @@ class LiveLine:
             f"{(received - earlier[2]) / seconds:,.0f} received/s  "
             f"p99 {duration(None if p99 is None else p99 / 1e9)}"
         )
-        self._bar.update(f"{self._phase}: {figures}", advance=seconds, figures=figures)
+        self.update(f"{self._phase}: {figures}", advance=seconds, figures=figures)

@@ -12,14 +12,9 @@ from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-NUMBERS: dict[Any, set[type]] = {
-    int: {int},
-    float: {int, float},
-}  # not bool, which is an int to isinstance
-MOST: dict[Any, float] = {
-    int: 1 << 63,
-    float: sys.float_info.max,
-}  # nobody counts further; 1e400 reads as infinity
+# Not bool, which is an int to isinstance; and nobody counts further: 1e400 reads as infinity.
+NUMBERS: dict[Any, set[type]] = {int: {int}, float: {int, float}}
+MOST: dict[Any, float] = {int: 1 << 63, float: sys.float_info.max}
 
 
 def record(kind: type[T], stored: Any, **nested: Any) -> T:

@@ -161,7 +161,7 @@ def found(name: str) -> Iterator[str]:
             told = f"{cell.cell}: {effect.sentence}, {TITLE[effect.outcome]} {interval(effect)}"
             if effect.verdict in BETTER:
                 sure.get(effect.outcome, hints).append(told)
-            elif effect.verdict is Kind.INCONCLUSIVE and _apart(effect):
+            elif effect.verdict is Kind.INCONCLUSIVE and effect.leaves_one_out:
                 open_.append(f"{cell.cell}: {TITLE[effect.outcome]} {interval(effect)}")
     equal = [cell.cell for cell in _questions(study) if cell.verdict is Kind.EQUIVALENT]
     unjudged = [cell for cell in _questions(study) if cell.not_comparable]
@@ -264,10 +264,6 @@ def _effect(cell: CellReport, outcome: str) -> Effect:
     """Return what a cell says of an outcome; one stored before there was such says nothing."""
     found = (one for one in cell.effects if one.outcome == outcome)
     return next(found, Effect(outcome=outcome))
-
-
-def _apart(effect: Effect) -> bool:
-    return effect.low is not None and effect.high is not None and not effect.low <= 1 <= effect.high
 
 
 def _ratio(effect: Effect) -> str:

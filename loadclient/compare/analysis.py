@@ -160,7 +160,7 @@ def _misbehaviour(cell: Cell, slices: Iterable[Slice]) -> str | None:
         if why := one.misbehaviour:
             lost = sum(one.lost.values())
             what = f"lost {lost:,} messages" if lost else "misbehaved"
-            return f"{_arms(cell)[one.arm]} {what} in a slice: {why}"
+            return f"{cell.arms[one.arm].name} {what} in a slice: {why}"
     return None
 
 
@@ -186,14 +186,10 @@ def _one_sided(cell: Cell, slices: Sequence[Slice]) -> str | None:
         alone = found is strained and found[worse] and not found[better]
         if alone or coin(found[worse], found[better]) <= ONE_SIDED:
             return (
-                f"{_arms(cell)[worse]} {what} in {found[worse]} discarded slices, "
-                f"{_arms(cell)[better]} in {found[better]}: what is left is no fair choice"
+                f"{cell.arms[worse].name} {what} in {found[worse]} discarded slices, "
+                f"{cell.arms[better].name} in {found[better]}: what is left is no fair choice"
             )
     return None
-
-
-def _arms(cell: Cell) -> dict[str, str]:
-    return {"a": cell.a.name, "b": cell.b.name}
 
 
 def _shared_daemons(design: Design) -> str | None:

@@ -74,12 +74,11 @@ class OwnDaemons:
     @contextmanager
     def up(self, cell: Cell, first: str = "a") -> Iterator[dict[str, Daemon]]:
         """Run both daemons on free ports."""
-        arms = {"a": cell.a, "b": cell.b}
         with tempfile.TemporaryDirectory(prefix="etlt-compare-") as folder, ExitStack() as stack:
             logs = Path(folder)
             yield {
-                name: stack.enter_context(self._one(arms[name], logs / name))
-                for name in sorted(arms, key=lambda name: name != first)
+                name: stack.enter_context(self._one(cell.arms[name], logs / name))
+                for name in sorted(cell.arms, key=lambda name: name != first)
             }
 
     def _one(self, arm: Arm, logs: Path) -> AbstractContextManager[Daemon]:
@@ -207,12 +206,13 @@ def loaded(
 
 def is_gone(pid: int) -> bool:
     """Whether a process has ended by itself; 0 is somebody else's, of which nothing is known."""
+    if not pid:
+        return False
     try:
-        return (
-            bool(pid) and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-        )
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return True
+    return state == "Z"  # a zombie, proc(5)
 
 
 def missing(block: Block, done: Mapping[int, Slice]) -> list[Step]:

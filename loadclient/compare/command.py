@@ -32,7 +32,7 @@ from loadclient.interrupts import Interrupts
 from loadclient.network import link
 from loadclient.network.conditions import parse
 from loadclient.network.link import NetworkFailedError
-from loadclient.options import UsageError, check
+from loadclient.options import UsageError, check, variable
 from loadclient.report import spoken
 from loadclient.runner import CannotRunError
 from loadclient.server import ServerUnreadableError
@@ -293,8 +293,8 @@ def _refuse(options: CompareOptions, meant: Iterable[str], why: str) -> None:
     """Refuse every option that says nothing here."""
     for f in fields(options):
         if f.name not in meant and getattr(options, f.name) != f.default:
-            variable = f"LOADCLIENT_{f.name.upper()}"
-            source = f" (the environment has {variable})" if variable in os.environ else ""
+            name = variable(f.name)
+            source = f" (the environment has {name})" if name in os.environ else ""
             raise UsageError(f"--{f.name.replace('_', '-')}{source}: {why}; leave it out.")
 
 

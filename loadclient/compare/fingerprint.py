@@ -133,11 +133,10 @@ def contradiction(cell: Cell, kernel: Iterable[KernelCounts]) -> str | None:
 
     Every other sign is the daemon's own word: if one count of it is wrong, no count shows its mode.
     """
-    names = {"a": cell.a.name, "b": cell.b.name}
     for one in kernel:
         for name in one.contradictions if one.cell == cell.name else ():
             return (
-                f"{names[one.arm]} does not count what it does: the kernel counts "
+                f"{cell.arms[one.arm].name} does not count what it does: the kernel counts "
                 f"{one.kernel[name]:,.0f} {name}, the daemon {one.daemon.get(name, 0):,.0f}"
             )
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
@@ -11,14 +11,12 @@ from loadclient.bar import Bar
 from loadclient.report import spoken
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from loadclient.compare.study import Slice
 
 PLAIN_SECONDS = 10.0  # between two lines that nothing overwrites
 
 
-class StudyProgress:
+class StudyProgress(Bar):
     """Follows a study; on something that is not a terminal, by a line now and then."""
 
     def __init__(
@@ -38,7 +36,7 @@ class StudyProgress:
         self._afterwards = afterwards
         self._began = time.monotonic()
         self._invalid = 0
-        self._bar = Bar(
+        super().__init__(
             stream,
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -51,18 +49,6 @@ class StudyProgress:
             words=f"about {spoken(expected_seconds + afterwards)} left",
         )
 
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
-
     def measured(self, one: Slice, left: int) -> None:
         """Show that a slice is done and *left* are to come."""
         self._invalid += not one.valid
@@ -72,7 +58,7 @@ class StudyProgress:
         words = f"about {spoken(each * left + self._afterwards)} left"
         if self._invalid:
             words += f", {self._invalid} invalid slices"
-        self._bar.update(
+        self.update(
             f"{self._done} of {slices} slices, {words}",
             at_last=not left,
             total=slices,

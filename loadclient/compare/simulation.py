@@ -122,7 +122,7 @@ def _kernel_counts(design: Design, slices: tuple[Slice, ...]) -> tuple[KernelCou
 def _slice(  # noqa: PLR0917 - a slice of a world
     step: Step, cell: Cell, world: World, shift: float, batch: float, lot: Random
 ) -> Slice:
-    arm = cell.a if step.arm == "a" else cell.b
+    arm = cell.arms[step.arm]
     wrong = step.arm == "a" and world.wrong_mode == cell.name
     mode = {"et": "lt", "lt": "et"}[arm.mode] if wrong else arm.mode
     valid = lot.random() >= world.invalid

@@ -48,11 +48,7 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
     )
     reasons = list(dict.fromkeys((*result.invalid_reasons, *gates)))
     return Slice(
-        index=step.index,
-        cell=step.cell,
-        pair=step.pair,
-        arm=step.arm,
-        started=started,
+        **_place(step, started),
         mode=result.mode,
         valid=not reasons,
         reasons=reasons,
@@ -85,14 +81,18 @@ def slice_of(step: Step, result: RunResult, started: float, sights: Sights = NOT
 
 def slice_of_the_dead(step: Step, started: float, error: Exception) -> Slice:
     """Return the slice of a daemon that ended before it was measured: it is not forgotten."""
-    return Slice(
-        index=step.index,
-        cell=step.cell,
-        pair=step.pair,
-        arm=step.arm,
-        started=started,
-        reasons=[f"the daemon ended by itself: {error}"],
-    )
+    return Slice(**_place(step, started), reasons=[f"the daemon ended by itself: {error}"])
+
+
+def _place(step: Step, started: float) -> dict[str, Any]:
+    """Return the fields that say where in the plan a slice stands."""
+    return {
+        "index": step.index,
+        "cell": step.cell,
+        "pair": step.pair,
+        "arm": step.arm,
+        "started": started,
+    }
 
 
 def _conditions(result: RunResult, frames: Mapping[str, float]) -> dict[str, Any]:

@@ -125,6 +125,11 @@ class Cell:
     b: Arm
     control: bool = False  # the A/A arm: two daemons that do not differ
 
+    @property
+    def arms(self) -> dict[str, Arm]:
+        """Both arms, by the letter that slices and counts have of theirs."""
+        return {"a": self.a, "b": self.b}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Design:
@@ -252,6 +257,11 @@ class Effect:
     pairs_needed: int | None = None  # to see a difference of the margin
     verdict: Kind | None = None  # None: it explains, and has no verdict
     sentence: str = ""
+
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether there is an interval and, by itself, it says that the arms differ."""
+        return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,7 +119,7 @@ def fitness(control: CellReport | None, confidence: float) -> Fitness:
             "what this machine makes of two equal daemons is unknown, so nothing is called better.",
             unfit_outcomes=unknown,
         )
-    unfit = [effect for effect in known if _differs(effect)]
+    unfit = [effect for effect in known if effect.leaves_one_out]
     if unfit:
         return _unfit(unfit, [effect.outcome for effect in judged], unknown, confidence)
     what = "; ".join(f"{OUTCOME[e.outcome].title} {interval(e)}" for e in known)
@@ -147,12 +147,6 @@ def _unfit(
     )
 
 
-def _differs(effect: Effect) -> bool:
-    """Whether the interval, by itself, leaves 1 out."""
-    known = effect.low is not None and effect.high is not None
-    return known and not effect.low <= 1 <= effect.high  # type: ignore[operator]  # both known
-
-
 def judged(effect: Effect, cell: Cell, court: Court) -> Effect:
     """Return the effect with its verdict, if its outcome has one."""
     outcome = OUTCOME[effect.outcome]
@@ -167,13 +161,13 @@ def _verdict(effect: Effect, outcome: Outcome, cell: Cell, court: Court) -> tupl
         return Kind.NOT_COMPARABLE, f"not comparable ({effect.sentence})"
     if outcome.name in court.unfit:
         return Kind.NOT_COMPARABLE, "not comparable (the A/A arm does not bear this machine out)"
-    if cell.control and _differs(effect):
+    if cell.control and effect.leaves_one_out:
         return Kind.UNFIT, "unfit (two equal daemons came out different)"
     margin = court.design.margin
     if max(log(effect.high), -log(effect.low)) <= log(1 + margin):
         return Kind.EQUIVALENT, f"equivalent within ±{percent(margin)} (by itself, not corrected)"
     alpha = 1 - court.design.confidence
-    differs = _differs(effect)
+    differs = effect.leaves_one_out
     if differs and effect.p_holm is not None and effect.p_holm <= alpha:
         a_better = (effect.ratio < 1) == outcome.lower_is_better
         arm = cell.a if a_better else cell.b

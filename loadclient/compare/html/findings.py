@@ -88,11 +88,11 @@ def verdicts(pairs: Sequence[Reported], outcome: str) -> str:
 def apart(pairs: Sequence[Reported], confidence: float) -> str:
     """Say how many of the judged intervals do not contain 1, and how many chance makes."""
     found = [effect_of(report, outcome.name) for _, report in pairs for outcome in JUDGED]
-    ends = [(e.low, e.high) for e in found if e and e.low is not None and e.high is not None]
-    number = sum(not low <= 1 <= high for low, high in ends)
-    by_chance = round((1 - confidence) * len(ends))
+    sides = [side for side in map(_direction, found) if side is not None]
+    number = sum(map(bool, sides))
+    by_chance = round((1 - confidence) * len(sides))
     return (
-        f"{number or 'none'} of {len(ends)} intervals, each by itself, "
+        f"{number or 'none'} of {len(sides)} intervals, each by itself, "
         f"{'lie' if number > 1 else 'lies'} on one side of 1, where chance alone would put about "
         f"{by_chance}"
     )
