@@ -81,11 +81,19 @@ def running_daemon(
 
 
 def refusal(mode: str, *more: str) -> str:
-    """Return what a daemon says of options that it does not take; "" if it takes them."""
+    """Return what a daemon says of options that it does not take; "" if it takes them.
+
+    Raises DaemonFailedError if it says nothing in time.
+    """
     command = [sys.executable, "-m", "etltd", "--mode", mode, *more, "--show-config"]
-    done = subprocess.run(  # noqa: S603 - our own module
-        command, capture_output=True, text=True, timeout=START_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - our own module
+            command, capture_output=True, text=True, timeout=START_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DaemonFailedError(
+            f"the daemon did not look at its options within {START_SECONDS:g} s"
+        ) from error
     return done.stderr.strip() if done.returncode else ""
 
 

@@ -315,6 +315,18 @@ def test_a_daemon_that_does_not_take_its_options_is_found_before_the_first_slice
     assert "the daemon does not take its options; it says: etltd: Invalid value" in said
 
 
+def test_a_daemon_that_never_looks_at_its_options_is_a_sentence(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine so busy that Python does not start: it was a traceback."""
+    monkeypatch.setattr("loadclient.daemon.START_SECONDS", 0.001)
+
+    assert compare("--quick", "--raw", "x.jsonl") == 1
+    said = capfd.readouterr().err
+    assert said == "loadclient: the daemon did not look at its options within 0.001 s\n"
+    assert not list(folder.iterdir())
+
+
 def test_a_stored_study_is_no_file_of_slices_and_the_sentence_says_where_they_are(
     mistake: Callable[..., str], folder: Path
 ) -> None:
