@@ -21,18 +21,21 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
+from math import exp, log
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from loadclient.compare import fingerprint  # noqa: E402 - as a script it has to find them first
-from loadclient.compare.analysis import judged_again  # noqa: E402
+from loadclient.compare.analysis import judged_again, paired  # noqa: E402
 from loadclient.compare.study import (  # noqa: E402
     AT_EQUAL_BATCH,
     CONFIRMATORY,
     OUTCOMES,
+    PRIMARY,
     Effect,
     Kind,
     Study,
@@ -42,18 +45,22 @@ from loadclient.compare.verdict import interval, percent  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from loadclient.compare.analysis import Pair
     from loadclient.compare.study import ArmReport, CellReport
 
 BLOCK = re.compile(r"(<!-- (\w+) ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 FIGURE = re.compile(r"(<!--(\w+) ([\w-]+): ([^>]+?)-->).*?(<!--/-->)", re.DOTALL)
 TITLE = {outcome.name: outcome.title for outcome in OUTCOMES}
 BETTER = (Kind.A_BETTER, Kind.B_BETTER)
-MEASURES = {"cpu": "cpu_ns_per_delivery", "equal": AT_EQUAL_BATCH.name,
+MEASURES = {"cpu": PRIMARY.name, "equal": AT_EQUAL_BATCH.name,
             "p50": "latency_p50_seconds",
             "p99": "latency_p99_seconds"}  # fmt: skip
 COUNTS = ("epoll_wait", "reads", "reads that found nothing", "writes", "MODs",
           "accepts and closes", "events per wakeup", "messages per batch")  # fmt: skip
 WRITTEN = ("RESULTS.md", "README.md", "SCALING.md")
+EARLIER = ("et-vs-lt-1", "et-vs-lt-2")  # studies of nearly the same questions
+SAME_POLICY = ("eagain", "short-read")
+STEEPER = 0.2  # by which a slope may be wrong, if what makes batches large makes them dear, too
 NOTHING = "–"  # noqa: RUF001 - as tables have it
 
 
@@ -230,6 +237,65 @@ def _count(arm: ArmReport, count: str) -> str:
     )
 
 
+def policy(name: str) -> Iterator[str]:
+    """Say what is left where both modes read in the same way."""
+    study = stored(name)
+    same = {cell.name for cell in study.design.cells if cell.drain in SAME_POLICY}
+    for outcome in CONFIRMATORY:
+        found = [(c, _effect(c, outcome.name)) for c in _questions(study) if c.cell in same]
+        known = [(cell, effect) for cell, effect in found if effect.ratio is not None]
+        seen = sorted(effect.detectable for _, effect in known if effect.detectable is not None)
+        below = sum(effect.ratio < 1 for _, effect in known if effect.ratio is not None)
+        without = [f"{c.cell}, {interval(effect)}" for c, effect in known if effect.leaves_one_out]
+        winners = sum(effect.verdict in BETTER for _, effect in known)
+        yield (
+            f"- {TITLE[outcome.name]}: of {len(known)} cells {winners or 'none'} "
+            f"{'has' if winners == 1 else 'have'} a winner; a difference of {percent(seen[0])} to "
+            f"{percent(seen[-1])} could have been seen. {below} ratios are below 1. Intervals that "
+            f"exclude 1: {'; '.join(without) or 'none'}."
+        )
+
+
+def replications(name: str) -> Iterator[str]:
+    """Return the table of what each study made of what any of them called better."""
+    names = (*EARLIER, name)
+    studies = [{cell.cell: cell for cell in stored(one).cells} for one in names]
+    starts = [stored(one).started for one in names]
+    yield _row("cell", "measure", *(f"{_day(s)}, {_moment(s):%H:%M}" for s in starts))
+    yield "|---" * (2 + len(names)) + "|"
+    for cell in dict.fromkeys(cell for study in studies for cell in study):
+        for outcome in CONFIRMATORY:
+            effects = [_effect(s[cell], outcome.name) if cell in s else None for s in studies]
+            if any(effect and effect.verdict in BETTER for effect in effects):
+                told = (f"{_ratio(e)}{'*' if e.verdict in BETTER else ''}" if e else NOTHING
+                        for e in effects)  # fmt: skip
+                measure = "CPU at equal batch" if outcome is AT_EQUAL_BATCH else "CPU"
+                yield _row(cell, measure, *told)
+
+
+def slopes(name: str) -> Iterator[str]:
+    """Return the table of how the winners at equal batch hang on the line through their pairs."""
+    study = stored(name)
+    yield _row("cell", "batches, a over b", "slope", "at equal batch",
+               f"were the slope {STEEPER:g} steeper")  # fmt: skip
+    yield "|---" * 5 + "|"
+    for cell in _questions(study):
+        effect = _effect(cell, AT_EQUAL_BATCH.name)
+        if effect.verdict in BETTER and effect.ratio and effect.slope is not None:
+            pairs, *_ = paired(one for one in study.slices if one.cell == cell.cell)
+            batch = fmean(_log_batches(pairs))
+            steeper = effect.ratio * exp(STEEPER * batch)
+            yield _row(cell.cell, f"{exp(batch):.2f}", f"{effect.slope:.2f}", f"{effect.ratio:.3f}",
+                       f"{steeper:.3f}")  # fmt: skip
+
+
+def _log_batches(pairs: list[Pair]) -> Iterator[float]:
+    for pair in pairs:
+        a, b = (one.outcomes.get(AT_EQUAL_BATCH.at_equal) for one in pair)
+        if a and b:
+            yield log(a / b)
+
+
 # Figures.
 
 
@@ -238,11 +304,17 @@ def figure(kind: str, name: str, place: str) -> str:
     cells = {cell.cell: cell for cell in stored(name).cells}
     if kind in MEASURES:
         return _ratio(_effect(cells[place], MEASURES[kind]))
+    if kind == "seen":
+        effect = _effect(cells[place], AT_EQUAL_BATCH.name)
+        return NOTHING if effect.detectable is None else percent(effect.detectable)
     cell, side, count = place.rsplit("; ", 2)
     return _count(getattr(cells[cell], side), count)
 
 
-BLOCKS = {one.__name__: one for one in (standing, summary, setup, found, verdicts, counts)}
+BLOCKS = {
+    one.__name__: one
+    for one in (standing, summary, setup, found, policy, replications, slopes, verdicts, counts)
+}
 
 
 def written(text: str) -> str:
@@ -275,7 +347,11 @@ def _row(*words: str) -> str:
 
 
 def _day(moment: float) -> str:
-    return f"{datetime.fromtimestamp(moment, UTC):%-d %B %Y}"
+    return f"{_moment(moment):%-d %B %Y}"
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def take(path: Path, name: str) -> None:

@@ -64,8 +64,7 @@ def analyse(
     asked = {draft.cell: draft for draft, cell in zip(drafts, design.cells, strict=True)
              if not cell.control}  # fmt: skip
     corrected = _corrected(list(asked.values()))
-    controls = [_as_strictly(draft, court) for draft in drafts if draft.cell not in asked]
-    corrected |= {draft.cell: draft.effects for draft in controls}
+    controls = [draft for draft in drafts if draft.cell not in asked]
     fit = fitness(controls[0] if controls else None, design.confidence)
     court = replace(court, unfit=fit.unfit_outcomes)
     reports = (
@@ -168,7 +167,7 @@ def _one_sided(cell: Cell, slices: Sequence[Slice]) -> str | None:
     """Return which arm's bad slices were discarded: what is left would be chosen in its favour.
 
     Nobody can tell a machine that stumbled from a daemon that could not keep up, so a single slice
-    is enough where only one arm has any. A late client may be either's doing, and whoever computes
+    more than the other arm has is enough. A late client may be either's doing, and whoever computes
     longer meets more of what the hypervisor takes: there the two arms' numbers must differ by more
     than chance makes them. Equal daemons have no favourite.
     """
@@ -183,8 +182,8 @@ def _one_sided(cell: Cell, slices: Sequence[Slice]) -> str | None:
         (held_up, "was held up by the machine"),
     ):
         worse, better = sorted("ab", key=lambda arm: -found[arm])
-        alone = found is strained and found[worse] and not found[better]
-        if alone or coin(found[worse], found[better]) <= ONE_SIDED:
+        more = found is strained and found[worse] > found[better]
+        if more or coin(found[worse], found[better]) <= ONE_SIDED:
             return (
                 f"{cell.arms[worse].name} {what} in {found[worse]} discarded slices, "
                 f"{cell.arms[better].name} in {found[better]}: what is left is no fair choice"
@@ -239,17 +238,6 @@ def _corrected(drafts: Sequence[CellReport]) -> dict[str, tuple[Effect, ...]]:
     for row in families.values():
         found |= adjusted(row)
     return {d.cell: tuple(found[d.cell, outcome.name] for outcome in OUTCOMES) for d in compared}
-
-
-def _as_strictly(control: CellReport, court: Court) -> CellReport:
-    """Return the A/A arm's effects, each p corrected as the strictest of the questions' is."""
-    effects = (
-        replace(
-            effect, p_holm=None if effect.p is None else min(1.0, court.family(outcome) * effect.p)
-        )
-        for outcome, effect in zip(OUTCOMES, control.effects, strict=True)
-    )
-    return replace(control, effects=tuple(effects))
 
 
 def _report(draft: CellReport, cell: Cell, court: Court) -> CellReport:

@@ -47,8 +47,8 @@ FAN_IN = Shape(name="5 of 100 read", conns=100, rate=20, never_readers=95)
 SLOW_SHARES = (0, 1, 10, 50)  # per cent of the connections; 0 has the same small buffers
 SLOW_READER_RATE = 200_000  # bytes per second, a little less than a reader is owed
 SMALL_BUFFERS = "16384"  # so that a slow reader is felt by the daemon and not only by the kernel
-BACKLOG = Shape(name="backlog of 16 reads", conns=20, rate=20)
-BACKLOG_BYTES = 8000
+BACKLOG = Shape(name="backlog of 14 reads", conns=20, rate=20)
+BACKLOG_BYTES = 7000  # and one that finds nothing: within the reads of a turn, or no turn drains
 BACKLOG_RECV_BYTES = "512"
 
 
@@ -198,6 +198,22 @@ def _loops(instances: int, listener: str) -> str:
     return f", {instances} loop{'s' * (instances > 1)} by {listener}"
 
 
+def one_read_more(msg_bytes: int) -> Cell:
+    """Return the cell in which one trigger reads in both ways, so that only the reads differ.
+
+    It is the positive control of a doubled read, and what ET's read costs without ET.
+    """
+    draining = {"drain": "eagain", "reads-per-event": DRAINING_READS}
+    return Cell(
+        name=f"{msg_bytes} B, {ALL_TALK.name}, lt with one read more",
+        msg_bytes=msg_bytes,
+        drain="own",
+        shape=ALL_TALK,
+        a=Arm(name="lt, draining", mode="lt", options=draining),
+        b=Arm(name="lt", mode="lt"),
+    )
+
+
 def control(cell: Cell) -> Cell:
     """Return the A/A arm under the load of *cell*: its second daemon, twice."""
     again = replace(cell.b, name=f"{cell.b.name} again")
@@ -235,7 +251,8 @@ def full() -> Design:
         compared(BACKLOG_BYTES, drain, BACKLOG, {"recv-bytes": BACKLOG_RECV_BYTES})
         for drain in ("usual", "eagain")
     ]
-    cells = (*by_size, *by_shape, *by_traffic, *slow, *backlog)
+    more = [one_read_more(size) for size in SIZES[:2]]
+    cells = (*by_size, *more, *by_shape, *by_traffic, *slow, *backlog)
     return with_control(Design(pairs=12, slice_seconds=0.8, settle_seconds=0.25, cells=cells))
 
 

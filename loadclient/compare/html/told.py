@@ -34,9 +34,11 @@ GATES = (
     "forwarder of an emulated network, or deliver more than "
     f"{percent(MOST_LATE)} of its frames late; and the hypervisor took no more than "
     f"{percent(STEAL_SHARE)} of the processors' time. One that fails is discarded with its pair, "
-    "but a daemon that lost, repeated, reordered or damaged anything ends its cell, and so do "
-    "discarded slices that only one arm has. That some task waited for a processor (the pressure "
-    "in the raw slices) is no gate: client and daemon always wait for each other on few cores. "
+    "but a daemon that lost, repeated, reordered or damaged anything ends its cell, and so does "
+    "one that could not keep up in more slices than the other, or had more of them discarded for "
+    "the client or the machine than chance gives to one of two. That some task waited for a "
+    "processor (the pressure in the raw slices) is no gate: client and daemon always wait for each "
+    "other on few cores. "
     f"A cell needs {LEAST_PAIRS} pairs. "
 )
 STATIONARY = (

@@ -117,7 +117,7 @@ def test_quick_takes_about_three_minutes_and_full_half_an_hour() -> None:
     """As the help says."""
     assert 150 <= expected_seconds(quick()) + probing_seconds(quick()) <= 210
     assert 20 * 60 <= expected_seconds(full()) + probing_seconds(full()) <= 35 * 60
-    assert len(full().cells) == 25
+    assert len(full().cells) == 27
 
 
 def test_the_control_is_the_second_arm_twice() -> None:

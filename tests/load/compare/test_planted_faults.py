@@ -197,8 +197,8 @@ def test_a_read_too_many_is_not_taken_for_the_mode(tmp_path: Path) -> None:
 def test_a_doubled_read_that_no_counter_mentions_is_seen_by_the_kernel(tmp_path: Path) -> None:
     """The daemon's own word is not enough: it says one read a message, and makes two.
 
-    The kernel's count has its sign and its size. In processor time it is about a microsecond of
-    some hundred, far below what any study here could see: no time is asserted.
+    The kernel's count has its sign and its size. What it costs in processor time is too little for
+    the few slices of a test; the full design asks it in a cell of its own ("one read more").
     """
     asked = design("lt", 1)
     heard, complete = ask_the_kernel(asked, PlantedDaemons("read-twice", tmp_path), lambda _: None)

@@ -98,7 +98,7 @@ def test_two_equal_daemons_that_differ_are_called_different() -> None:
         "unfit (two equal daemons came out different)",
     )
     assert {e.verdict for e in study.cells[0].effects} == {Kind.NOT_COMPARABLE, None}
-    assert found.p_holm == pytest.approx(6 * found.p)  # as strictly as the questions
+    assert found.p_holm is None  # nothing is corrected of what must not differ at all
 
 
 def test_pairs_that_share_two_processes_are_no_witnesses() -> None:
@@ -302,8 +302,9 @@ def test_arms_may_differ_in_the_number_of_their_daemons() -> None:
 @pytest.mark.parametrize(
     ("reads", "empty", "revisits", "holds"),
     [
-        (16, 0, 0, True),  # LT: the budget ended every turn
-        (17, 1, 1, True),  # ET: and gave each of them another, in which there was nothing
+        (16, 0, 0, False),  # the budget ended every turn, so none drained
+        (17, 1, 1, True),  # and gave each of them another, in which there was nothing
+        (15, 1, 0, True),
         (17, 0, 1, False),  # half of the turns were not ended by the budget, nor by an empty read
         (2, 0.5, 0, False),
         (2, 1.3, 0, False),  # there is no second empty read in a turn
@@ -442,6 +443,8 @@ STOLEN = "the hypervisor took 9% of the processors' time"
         ({"b": (1, f"{STOLEN}; 7 of the messages looked at were damaged")}, "lt misbehaved"),
         ({"a": (1, SATURATED)}, "et could not keep up in 1 discarded slices, lt in 0"),
         ({"b": (3, "not stationary: latency grew")}, "lt could not keep up in 3 discarded slices"),
+        ({"a": (7, SATURATED), "b": (2, SATURATED)}, "et could not keep up in 7 discarded slices"),
+        ({"a": (1, SATURATED), "b": (5, SATURATED)}, "lt could not keep up in 5 discarded slices"),
         ({"a": (4, SATURATED), "b": (4, "not stationary: latency grew")}, ""),
         ({"a": (1, f"{SATURATED}; {STOLEN}")}, ""),
         ({"a": (1, f"{SATURATED}; {LATE}")}, ""),
