@@ -8,8 +8,11 @@ reason. Of the line
 
 alpha is the log ratio of costs where the batches are equal. Rule: it is read within the data only.
 Where the batches do not vary there is nothing to correct for; where hardly any pair has the larger
-batch on the other side, no pair shows what equal ones would cost. The batch is counted, not
-estimated, so it has no error that would flatten the line.
+batch on the other side, no pair shows what equal ones would cost.
+
+Assumption: nothing moves cost and batch together. A stretch in which the machine is slow makes
+messages dear and lets batches grow, which flattens the line; of equal daemons that favours nobody,
+but where one arm's batches are larger as a rule, its ratio keeps some of what they saved.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ TWO_QUESTIONS = (
     "gets, larger or smaller batches included; by it a cell is called what it is called. The "
     "effect at equal batch is what is left of it where both arms passed on as many messages at "
     "once (least squares over the pairs' logarithms, Student's interval): a mode that moves the "
-    "batches itself has a part of its total effect through them, and that is not in it."
+    "batches itself has a part of its total effect through them, and that is not in it. It takes "
+    "for granted that nothing else moves cost and batch together."
 )
 EXPLORATORY = (
     "The other measures are exploratory: each is corrected for the number of cells, but none for "
