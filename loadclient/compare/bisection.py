@@ -35,15 +35,15 @@ def bisection(
 ) -> Generator[Question, bool, Bracket]:
     """Ask about rates between *lowest* and *highest* until the answer is known to *precision*.
 
-    Send whether the rate held. A confirmed rate has held once on the way and then *confirmations*
-    times in a row.
+    Send whether the rate held. The answer has held *confirmations* times in a row, and once before
+    on the way, unless it is what a rate that could not be confirmed gave way to.
     """
     low, high = yield from _grown(lowest, highest)
     while low is not None:
         low, high = yield from _narrowed(low, high, precision)
         if (yield from _confirmed(low, confirmations)):
             return Bracket(low, high)
-        high, low = low, (low / (1 + precision) if low / (1 + precision) >= lowest else None)
+        high, low = low, (max(lowest, low / (1 + precision)) if low > lowest else None)
     return Bracket(None, high)
 
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loadclient.cli import main
@@ -66,6 +66,18 @@ def test_a_lucky_rate_is_not_confirmed() -> None:
 
     assert 100 / 1.06 <= bracket.held <= 100
     assert bracket.failed <= 110
+
+
+@given(st.floats(1, 1.2), st.floats(1, 1.2))
+@example(1, 1.045)  # the last that is lucky is 2 ** (1 / 16), less than the precision above 1
+def test_the_lowest_rate_is_asked_before_there_is_no_answer(limit: float, luck: float) -> None:
+    """The last lucky rate was so near to it that the step below went past it: "no rate holds"."""
+    bracket, asked = answered(
+        lambda question: question.rate <= limit * (1 if question.confirming else luck)
+    )
+
+    assert 1 <= bracket.held <= limit < bracket.failed <= bracket.held * (1 + PRECISION) * 1.001
+    assert asked[-3:] == [Question(bracket.held, confirming=True)] * 3
 
 
 def test_if_even_the_lowest_cannot_be_confirmed_there_is_no_answer() -> None:
