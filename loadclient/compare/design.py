@@ -157,6 +157,8 @@ def doubts(design: Design) -> Iterable[str]:
             f"{design.confidence:.0%} interval."
         )
         return
+    # The effects at equal batch are in Holm's family, too, but not counted here: they may all stand
+    # before, or not be there, and then he corrects the total effects for each other alone.
     least = least_pairs(max(1, comparisons(design)), design.confidence)
     if design.pairs < least:
         yield (

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loadclient.compare.command import check_loads
 from loadclient.compare.design import (
+    ALL_TALK,
     CHURN,
     SHAPES,
     compared,
@@ -27,6 +28,7 @@ from loadclient.compare.design import (
     with_control,
     without_churn,
 )
+from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import Design
 
 designs = st.builds(
@@ -148,6 +150,21 @@ def test_a_design_has_one_control_however_often_it_is_asked_for() -> None:
 )
 def test_a_design_that_can_show_nothing_says_so(design: Design, words: str) -> None:
     assert words in " ".join(doubts(design))
+
+
+@pytest.mark.parametrize(("cells", "pairs"), [(1, 6), (2, 7), (4, 8), (12, 9)])
+def test_a_design_is_refused_only_where_no_total_effect_could_stand(cells: int, pairs: int) -> None:
+    """Counted for both questions of a cell, results/loops.toml is too small for what it found."""
+    asked = tuple(compared(64 + n, shape=replace(ALL_TALK, conns=30)) for n in range(cells))
+    design = Design(pairs=pairs, cells=asked)
+    truth = World(
+        a_over_b={cell.name: 3.0 for cell in asked}, noise=0.01, spikes=0, histograms=False
+    )
+    reports = simulated_study(design, truth).cells
+
+    assert list(doubts(design)) == []
+    assert all(report.effects[0].p_holm <= 0.05 for report in reports)
+    assert len(list(doubts(replace(design, pairs=pairs - 1)))) == 1
 
 
 def test_over_a_network_that_loses_frames_the_rest_is_still_asked() -> None:
