@@ -105,6 +105,7 @@ def _draft(
         discarded_because=because,
         fingerprint=checks,
         not_comparable=_misbehaviour(cell, seen)
+        or _misbehaviour_probed(cell, kernel)
         or fingerprint.contradiction(cell, kernel)
         or _one_sided(cell, seen)
         or _shared_daemons(court.design)
@@ -113,6 +114,15 @@ def _draft(
         a=arm_report(cell.a, a),
         b=arm_report(cell.b, b),
     )
+
+
+def _misbehaviour_probed(cell: Cell, kernel: Iterable[KernelCounts]) -> str | None:
+    """Return what an arm did wrong while the kernel was asked about it."""
+    for one in kernel:
+        if one.cell == cell.name and one.misbehaviour:
+            name = cell.arms[one.arm].name
+            return f"{name} misbehaved while the kernel was asked: {one.misbehaviour}"
+    return None
 
 
 def paired(slices: Iterable[Slice]) -> tuple[list[Pair], dict[str, int], int]:

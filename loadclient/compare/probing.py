@@ -6,11 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from loadclient import server
-from loadclient.compare.bench import loaded
+from loadclient.compare.bench import is_gone, loaded
 from loadclient.compare.design import probed
+from loadclient.compare.slices import slice_of, slice_of_the_dead
 from loadclient.compare.study import KernelCounts
 from loadclient.interrupts import InterruptedRunError, Interrupts
 from loadclient.kernel import KernelWitness, of_the_kernel
+from loadclient.runner import CannotRunError
+from loadclient.server import ServerUnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,15 +57,28 @@ def ask_the_kernel(
 def _ask(
     design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
 ) -> KernelCounts:
-    """Load *daemon* once more, with the probe attached.
+    """Load *daemon* once more, with the probe attached; one that ends by itself is told of.
 
     Raises InterruptedRunError, and what runs raise.
     """
+    started = time.time()
+    try:
+        return _counted(design, cell, step, daemon, network)
+    except (CannotRunError, ServerUnreadableError) as error:
+        if not any(map(is_gone, daemon.pids)):
+            raise
+        dead = slice_of_the_dead(step, started, error)
+        return KernelCounts(cell=cell.name, arm=step.arm, misbehaviour=dead.misbehaviour)
+
+
+def _counted(
+    design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
+) -> KernelCounts:
     with KernelWitness(*daemon.pids) as witness:
         if witness.unavailable:
             return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
-        before = server.read(daemon.metrics)
-        loaded(design, cell, step, daemon, network)
+        before, started = server.read(daemon.metrics), time.time()
+        result, sights = loaded(design, cell, step, daemon, network)
         _await_departure(daemon)
         after = server.read_at_rest(daemon.metrics, REST_SECONDS)
     counters = after.since(before)
@@ -74,6 +90,7 @@ def _ask(
         kernel={q.name: q.kernel for q in quantities if q.kernel is not None},
         daemon={q.name: q.daemon for q in quantities if q.daemon is not None},
         unavailable=witness.unavailable,
+        misbehaviour=slice_of(step, result, started, sights).misbehaviour,
     )
 
 

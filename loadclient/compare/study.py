@@ -340,6 +340,7 @@ class KernelCounts:
     kernel: dict[str, float] = field(default_factory=dict)
     daemon: dict[str, float] = field(default_factory=dict)
     unavailable: str = ""  # why the kernel says nothing
+    misbehaviour: str = ""  # as of any other slice
 
     @property
     def contradictions(self) -> list[str]:
