@@ -239,8 +239,8 @@ def quick() -> Design:
 def full() -> Design:
     """Return the design that varies one thing after the other.
 
-    Many short pairs, because it is pairs that power comes from: of 11 all must agree, or Holm's
-    correction for two verdicts in each of 24 cells lets nothing stand; of 12 a small one need not.
+    Many short pairs, because it is pairs that power comes from: of 12 all must agree, or Holm's
+    correction for two verdicts in each of 26 cells lets no total effect stand before the others.
     """
     by_size = [compared(size, drain) for drain in DRAINS for size in SIZES]
     small = {"sndbuf": SMALL_BUFFERS}
