@@ -84,6 +84,7 @@ class Daemon:
         self._chat: list[Listener] = []
         self._successor_wanted = False
         self._rehearsal: Rehearsal | None = None
+        self._scrapes_wait = False
         self._bus = self._make_bridge(environment) if config.bus else None
         self._signals: list[signal.Signals] = []
         self._bus_state: tuple[str | None, int] = None, 0
@@ -234,6 +235,8 @@ class Daemon:
             self._do_bus_chores(now_ns)
             self._report_incidents()
             self._manager.report(self.reactor.stats)
+            if self._scrapes_wait:
+                self._answer_scrapes()
         return events
 
     def _do_bus_chores(self, now_ns: int) -> None:
@@ -271,27 +274,42 @@ class Daemon:
     def _go_on_with_succession(self) -> None:
         """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
         if self._bus is not None:
-            self._successor_wanted = False
             self._manager.tell(*systemd.reloading())
-            self.log.warning("hand-over refused", reason=ON_A_BUS)
-            self._manager.tell("READY=1")
+            self._refuse_hand_over(ON_A_BUS)
         elif self._rehearsal is None:
             self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
             self.log.info("handing over", peers=self.reactor.stats.connections)
-            state = self._snapshot()
-            light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
-            self._rehearsal = Rehearsal(light, self._environment)
-            self.reactor.serve(self._rehearsal.fd, lambda: None)  # its end ends a wait
+            problem = self._rehearse()
+            if problem:
+                self._refuse_hand_over(problem)
         elif self._rehearsal.is_over:
             problem = self._rehearsal.problem
             self._end_rehearsal()
             self._successor_wanted = False
             problem = problem or self._hand_over()
             if problem:
-                self.log.warning("hand-over refused", reason=problem)
-                self._manager.tell(
-                    "READY=1", *self._manager.patience(self._manager.watchdog_seconds)
-                )
+                self._refuse_hand_over(problem)
+
+    def _refuse_hand_over(self, reason: str) -> None:
+        self._successor_wanted = False
+        self.log.warning("hand-over refused", reason=reason)
+        self._manager.tell("READY=1", *self._manager.patience(self._manager.watchdog_seconds))
+
+    def _rehearse(self) -> str:
+        """Have a successor rehearse; return why that is not possible."""
+        try:
+            state = self._snapshot()
+            light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
+            rehearsal = Rehearsal(light, self._environment)
+        except (OSError, RuntimeError) as error:
+            return _no_rehearsal(error)
+        try:
+            self.reactor.serve(rehearsal.fd, lambda: None)  # its end ends a wait
+        except OSError as error:
+            rehearsal.close()
+            return _no_rehearsal(error)
+        self._rehearsal = rehearsal
+        return ""
 
     def _end_rehearsal(self) -> None:
         if self._rehearsal is not None:
@@ -305,7 +323,7 @@ class Daemon:
         with succession.signals_held():
             self._heed_signals()
             problem = "it was stopped" if self._signals else self._exec()
-            self._scrape.start()
+        self._answer_scrapes()
         return problem
 
     def _answer_last_scrapes(self) -> None:
@@ -313,12 +331,25 @@ class Daemon:
         scrapes_ns = monotonic_ns() + round(LAST_SCRAPES_SECONDS * 1e9)
         self._tick_until(lambda _: self._scrape.is_idle, scrapes_ns, timeout=0.01)
 
+    def _answer_scrapes(self) -> None:
+        """Answer them again; if there is no thread to be had, they wait for the next chores."""
+        with succession.signals_held():
+            try:
+                self._scrape.start()
+            except RuntimeError:
+                self._scrapes_wait = True
+            else:
+                self._scrapes_wait = False
+
     def _exec(self) -> str:
         self._manager.tell("STATUS=Handing over", *self._manager.patience(PAUSE_SECONDS))
-        state = self._snapshot()
+        try:
+            state = self._snapshot()
+        except OSError as error:
+            return f"the state cannot be taken: {error.strerror}"
         fds = [port.fd for port in state.ports] + [peer.fd for peer in state.peers]
-        error = succession.become_successor(state, fds, self._environment)
-        return f"the successor cannot be started: {error.strerror}"
+        problem = succession.become_successor(state, fds, self._environment)
+        return f"the successor cannot be started: {problem.strerror}"
 
     def _snapshot(self) -> State:
         """Return all that a successor needs, between two ticks."""
@@ -348,7 +379,7 @@ class Daemon:
         self._answer_last_scrapes()
         problem = self._store()
         if problem:
-            self._scrape.start()
+            self._answer_scrapes()
             self.log.warning("clients cannot stay over the restart", reason=problem)
             return False
         for listener in self._chat:
@@ -364,8 +395,12 @@ class Daemon:
             return ON_A_BUS
         if peers + len(self._chat) + 1 > fdstore.MOST_SOCKETS:
             return f"{peers} are more than {fdstore.MOST_SOCKETS}; reload keeps any number"
-        error = self._manager.store(self._snapshot())
-        return "" if error is None else f"the manager does not take them: {error}"
+        try:
+            state = self._snapshot()
+        except OSError as error:
+            return f"the state cannot be taken: {error.strerror}"
+        problem = self._manager.store(state)
+        return "" if problem is None else f"the manager does not take them: {problem}"
 
     # -- taking over -----------------------------------------------------------------------------
 
@@ -460,3 +495,8 @@ class Daemon:
         while len(self._signals) < 2 and monotonic_ns() < deadline_ns:
             if is_done(self._tick(timeout)):
                 return
+
+
+def _no_rehearsal(error: OSError | RuntimeError) -> str:
+    why = error.strerror if isinstance(error, OSError) else error
+    return f"no rehearsal can be started: {why}"

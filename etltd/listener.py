@@ -45,8 +45,8 @@ class Listener:
     @property
     def own_path(self) -> Path | None:
         """The Unix socket's path if it goes when this closes: it was ours, and still is."""
-        still_ours = self._unlink and _identity(self._unlink) == self._identity
-        return self._unlink if still_ours else None
+        found = _identity(self._unlink) if self._unlink else None
+        return self._unlink if found is not None and found == self._identity else None
 
     def leave_path(self) -> None:
         """Let the Unix socket's path stay when this closes: another process has the socket too."""
@@ -97,8 +97,8 @@ class Listener:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Return what tells the file at *path* from another of that name, None if there is none."""
-    with contextlib.suppress(FileNotFoundError):
+    """Return what tells the file at *path* from another of that name, None if none is seen."""
+    with contextlib.suppress(OSError):  # none there, or its folder is not for us: not ours to take
         status = path.lstat()
         return status.st_dev, status.st_ino
     return None

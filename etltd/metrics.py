@@ -184,9 +184,14 @@ class ScrapeServer(ThreadingHTTPServer):
         return f"{'https' if self._tls else 'http'}://{address_of(self.socket)}/metrics"
 
     def start(self) -> None:
-        """Serve in a thread of its own until `pause` or `stop`."""
-        self._thread = threading.Thread(target=self._serve, name="etltd-scrape", daemon=True)
-        self._thread.start()
+        """Serve in a thread of its own until `pause` or `stop`.
+
+        Raises:
+            RuntimeError: there is no thread to be had.
+        """
+        thread = threading.Thread(target=self._serve, name="etltd-scrape", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def pause(self) -> None:
         """Accept nobody until `start`: who comes waits in the backlog, who is here is served."""

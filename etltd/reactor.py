@@ -80,8 +80,8 @@ class Reactor:
 
     def serve(self, fd: int, service: Callable[[], None]) -> None:
         """Call *service* in each tick in which *fd* is readable."""
-        self._services[fd] = service
         self._register(fd, select.EPOLLIN)
+        self._services[fd] = service
 
     def ignore(self, fd: int) -> None:
         """Call nothing for *fd* any more."""

@@ -102,16 +102,26 @@ class Rehearsal:
     """A successor that tries everything but the sockets; ``fd`` is readable when it is over."""
 
     def __init__(self, state: State, environment: Mapping[str, str]) -> None:
+        """Begin.
+
+        Raises:
+            OSError, RuntimeError: there is no descriptor, or no thread, for it.
+        """
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_over = False
-        self.problem = ""  # why the successor cannot take over
+        self.problem = "the rehearsal broke off"  # why the successor cannot take over
         self._state = state
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
+        self._unwanted = threading.Event()
         # In a thread: starting a process is slow, and none of the loop's own system calls.
         self._thread = threading.Thread(target=self._run, name="etltd-rehearse", daemon=True)
-        with signals_held():
-            self._thread.start()
+        try:
+            with signals_held():
+                self._thread.start()
+        except RuntimeError:
+            os.close(self.fd)
+            raise
 
     def _run(self) -> None:
         try:
@@ -134,6 +144,8 @@ class Rehearsal:
                 stdout=said,
                 stderr=said,
             )
+            if self._unwanted.is_set():  # since before there was a process to end
+                self._process.kill()
             try:
                 status = self._process.wait(REHEARSAL_SECONDS)
             finally:
@@ -147,6 +159,7 @@ class Rehearsal:
 
     def close(self) -> None:
         """End it, whatever it is doing."""
+        self._unwanted.set()
         if self._process is not None:
             self._process.kill()
         self._thread.join()

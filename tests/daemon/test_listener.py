@@ -193,6 +193,19 @@ def test_a_path_that_a_successor_has_bound_is_the_successor_s(path: Path) -> Non
     new.close()
 
 
+def test_a_folder_that_is_out_of_reach_does_not_hinder_the_stop(tmp_path: Path) -> None:
+    """Who may not look there may not remove anything either."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    listener = bind_unix(folder / "chat", 8)
+    folder.rename(tmp_path / "elsewhere")
+    folder.touch()  # lstat(2) fails with ENOTDIR; EACCES is not for root
+
+    assert listener.own_path is None
+    listener.close()
+    assert (tmp_path / "elsewhere" / "chat").exists()
+
+
 def test_an_adopted_unix_socket_keeps_its_path(path: Path) -> None:
     """It is the service manager's: the next activation needs it."""
     sock = socket.socket(socket.AF_UNIX)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.fire import injection
 from tests.system.rig import GOODBYE, Client, Crowd, DaemonProcess, assert_ledger, total
 from tests.system.test_systemd import Manager
 from tests.waiting import PATIENCE_SECONDS, until
@@ -350,6 +351,42 @@ def test_a_program_that_is_gone_leaves_the_old_one_serving(daemon: Start, copy: 
 
     assert refusal(running) == "the successor cannot be started: No such file or directory"
     assert_talks(crowd, b"nothing happened\n")
+
+
+# Where it gets as far as writing the state, no thread is left for scrapes either, at first.
+SHORTAGES = [
+    ("eventfd2", "ENFILE", "", "no rehearsal can be started: Too many open files in system"),
+    ("clone3", "EAGAIN", "", "no rehearsal can be started: can't start new thread"),
+    ("epoll_ctl", "ENOMEM", "", "no rehearsal can be started: Cannot allocate memory"),
+    (
+        *("memfd_create", "ENFILE", "clone3:error=EAGAIN:when=2"),
+        "the successor cannot be started: Too many open files in system",
+    ),
+]
+
+
+@pytest.mark.skipif(injection.refusal() is not None, reason=str(injection.refusal()))
+def test_a_machine_that_is_short_of_something_costs_nobody(daemon: Start, tmp_path: Path) -> None:
+    """A hand-over is asked for in a bad moment: what it needs is not to be had."""
+    running = daemon("et")
+    crowd = running.crowd(2)
+    held = eventfds(running)
+    for call, error, also, sentence in SHORTAGES:
+        with injection.failing(running.pid, call, error, tmp_path, also=also) as injected:
+            assert refusal(running) == sentence
+            assert_talks(crowd, b"nothing happened\n")
+            assert running.get("/readyz") == (200, "ready\n")
+            assert injected() == 1 + bool(also)
+    assert eventfds(running) == held
+
+    hand_over(running)
+    assert_talks(crowd, b"and now it did\n")
+
+
+def eventfds(running: DaemonProcess) -> int:
+    """Return how many it has: one for scrapes, and one for each rehearsal."""
+    folder = Path(f"/proc/{running.pid}/fd")
+    return sum("eventfd" in str(fd.readlink()) for fd in folder.iterdir())
 
 
 @pytest.mark.parametrize(
