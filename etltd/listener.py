@@ -60,15 +60,7 @@ class Listener:
 
     def ask_after(self, timeout_seconds: float) -> None:
         """Have the kernel ask peers to come whether they are there; 0: never."""
-        if self.sock.family == socket.AF_UNIX:
-            return
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, timeout_seconds > 0)
-        if timeout_seconds:
-            idle = max(1, round(timeout_seconds / 3))  # tcp(7): whole seconds
-            interval = max(1, round(timeout_seconds * 2 / 3 / KEEPALIVE_PROBES))
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
-            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+        ask_after(self.sock, timeout_seconds)
 
     def accept(self) -> tuple[socket.socket, str] | None:
         """Return the next peer's non-blocking socket and its IP address ("" for Unix), or None.
@@ -102,6 +94,23 @@ def _identity(path: Path) -> tuple[int, int] | None:
         status = path.lstat()
         return status.st_dev, status.st_ino
     return None
+
+
+def ask_after(sock: socket.socket, timeout_seconds: float) -> None:
+    """Have the kernel ask *sock*'s peer, or a listener's peers to come, whether they are there.
+
+    Never with 0, and never a Unix socket's. Who is asked for the first time and has been silent for
+    long already is asked at once.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, timeout_seconds > 0)
+    if timeout_seconds:
+        idle = max(1, round(timeout_seconds / 3))  # tcp(7): whole seconds
+        interval = max(1, round(timeout_seconds * 2 / 3 / KEEPALIVE_PROBES))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
 def address_of(sock: socket.socket) -> str:

@@ -7,6 +7,9 @@ those who only do not read: since Linux 5.11 it also ends a peer that answers ev
 closed window (measured on 6.18). A slow consumer is to be kept or evicted by its policy, not by
 this. So a peer's own words decide, its acknowledgements, which TCP_INFO has.
 
+Keepalive keeps the acknowledgements of a live peer fresh. A peer that another process admitted may
+not have been asked, or asked less often: its silence counts from when we began to look.
+
 What it costs: one getsockopt(2) per peer, 0.9 us, in an eighth of the timeout, spread over the
 rounds of that time.
 """
@@ -43,9 +46,14 @@ class Sweep:
         self._rounds = max(1, int(timeout_seconds / LOOKS))
         self._waiting: list[Connection] = []
         self._share = 0
+        self._since_ns: int | None = None  # the first round
 
-    def gone(self, connections: Mapping[int, Connection]) -> Iterator[Connection]:
+    def gone(self, connections: Mapping[int, Connection], now_ns: int) -> Iterator[Connection]:
         """Yield those of this round's share who are gone; call it once a round."""
+        if self._since_ns is None:
+            self._since_ns = now_ns
+        if now_ns - self._since_ns < self._timeout_ms * 1_000_000:
+            return  # nobody has been silent for long enough
         if not self._waiting:
             self._waiting = list(connections.values())
             self._share = ceil(len(self._waiting) / self._rounds)

@@ -397,5 +397,5 @@ class Reactor:
                 if conn.heard_ns < oldest_ns:
                     self.roster.condemn(conn, CloseReason.IDLE)
         if self._sweep is not None:
-            for conn in self._sweep.gone(self.connections):
+            for conn in self._sweep.gone(self.connections, now_ns):
                 self.roster.condemn_for(conn, TimeoutError(errno.ETIMEDOUT, "no acknowledgement"))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from etltd.connection import Connection
 from etltd.handover import Bucket, Peer, UnfitError
+from etltd.listener import ask_after
 from etltd.outbox import Outbox
 from etltd.ratelimit import TokenBucket
 
@@ -70,6 +71,7 @@ def _connection(peer: Peer, config: Config) -> Connection:
     """Return the connection that *peer* was, by the rules of this *config*."""
     sock = taken(peer)
     sock.setblocking(False)
+    ask_after(sock, config.peer_timeout)
     conn = Connection(sock, peer.id, peer.ip, config.max_line_bytes, peer.heard_ns)
     conn.decoder.resume(peer.tail, discarding=peer.discarding)
     conn.wants_read = peer.wants_read

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import socket
+import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
-from etltd import snapshot
+from etltd import liveness, snapshot
 from etltd.handover import Port, State, UnfitError, decode, encode
 from etltd.reactor import Reactor
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.daemon.rig import Rig
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
 def hand_over(rig: Rig, **options: object) -> None:
@@ -174,6 +178,56 @@ def test_a_rate_limit_may_come_and_go(make_rig: Callable[..., Rig]) -> None:
     hand_over(rig, rate_limit=7)
     (limited,) = rig.reactor.connections.values()
     assert limited.bucket is not None
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 90), (90, 3), (3, 0)])
+def test_who_came_before_is_asked_as_the_successor_is_told_to(
+    make_rig: Callable[..., Rig], before: float, after: float
+) -> None:
+    """A peer vanishes without a word after the hand-over: and nobody finds out."""
+    rig = make_rig(peer_timeout=before)
+    rig.dial()
+    hand_over(rig, peer_timeout=after)
+    (came_before,) = rig.reactor.connections.values()
+    rig.listener.ask_after(after)
+    rig.dial()
+    came_after = max(rig.reactor.connections.values(), key=lambda conn: conn.id)
+
+    assert keepalive(came_before.sock) == keepalive(came_after.sock)
+    assert bool(keepalive(came_before.sock)) == bool(after)
+
+
+def keepalive(sock: socket.socket) -> list[int]:
+    """Return how the peer is asked, [] if it is not."""
+    if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+        return []
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    return [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+
+
+def test_a_silence_for_which_nobody_asked_is_not_held_against_a_peer(
+    make_rig: Callable[..., Rig],
+) -> None:
+    """It only listened, for hours; a moment's loss after the hand-over would cut it off."""
+    rig = make_rig(peer_timeout=0)
+    quiet, talker = rig.dial_many(2)
+    make_deaf(quiet.sock)
+    talker.say(b"anybody?\n")
+    rig.tick_until(lambda: liveness.is_gone(quiet.conn.sock, timeout_ms=100))
+    hand_over(rig, peer_timeout=0.1)
+
+    rig.reactor.do_chores(second := 1_000_000_000)
+    assert rig.stats.connections == 2
+
+    rig.reactor.do_chores(2 * second)
+    assert rig.stats.connections == rig.stats.connections_closed["timeout"] == 1
+
+
+def make_deaf(sock: socket.socket) -> None:
+    """Have the kernel drop all that comes for *sock*, and so acknowledge nothing."""
+    nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # BPF_RET of 0 bytes
+    program = struct.pack("HP", 1, ctypes.addressof(nothing))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 def test_the_limit_per_address_counts_who_came_before(make_rig: Callable[..., Rig]) -> None:
