@@ -13,6 +13,7 @@ import os
 import socket
 from typing import TYPE_CHECKING
 
+from etltd import wire
 from etltd.connection import Connection
 from etltd.handover import Bucket, Peer, UnfitError
 from etltd.listener import ask_after
@@ -65,6 +66,9 @@ def resume(reactor: Reactor, state: State) -> None:
         conn = _connection(peer, reactor.config)
         reactor.roster.adopt(conn)
         reactor.watch(conn)
+        if conn.bucket is None and peer.bucket is not None and peer.bucket.refused:
+            # There is no limit any more, and so nobody who would tell it later.
+            reactor.delivery.notify(conn, wire.rate_limited(peer.bucket.refused))
 
 
 def _connection(peer: Peer, config: Config) -> Connection:

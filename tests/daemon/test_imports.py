@@ -36,7 +36,7 @@ MAY_IMPORT = {
         *("roster", "delivery", "liveness"),
     },
     "handover": {"broadcast"},
-    "snapshot": {"connection", "handover", "listener", "outbox", "ratelimit"},
+    "snapshot": {"connection", "handover", "listener", "outbox", "ratelimit", "wire"},
     "succession": {"handover"},
     "fdstore": {"handover", "snapshot", "succession"},
     "ports": {"listener", "snapshot"},

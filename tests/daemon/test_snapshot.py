@@ -169,11 +169,16 @@ def test_a_rate_limit_is_no_fresh_one(make_rig: Callable[..., Rig]) -> None:
 
 
 def test_a_rate_limit_may_come_and_go(make_rig: Callable[..., Rig]) -> None:
+    """What was refused under the old limit is told, though there is none any more."""
     rig = make_rig(rate_limit=5)
-    rig.dial()
+    talker = rig.dial()
+    talker.say(b"x\n" * 7)
+    rig.tick_until(lambda: rig.stats.received_bytes == talker.said)
     hand_over(rig, rate_limit=0)
     (without,) = rig.reactor.connections.values()
     assert without.bucket is None
+    rig.settle()
+    assert talker.hear() == b"[etltd] rate limited, 2 messages dropped\n"
 
     hand_over(rig, rate_limit=7)
     (limited,) = rig.reactor.connections.values()
