@@ -66,8 +66,8 @@ mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
 	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et
 
-siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=5)
-	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),5) $(ATTACK)
+siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=4, SECONDS=2)
+	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),2) $(ATTACK)
 
 audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI, then OSV)
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q "pip-audit>=2.10,<3"; } || echo "audit: NOT DONE: pip-audit could not be installed"

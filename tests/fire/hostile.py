@@ -70,12 +70,16 @@ class Bystanders:
 
 @dataclass(frozen=True)
 class Attack:
-    """What is done to the daemon, for how long, and with which limits it runs."""
+    """What is done to the daemon, for how long, and with which limits it runs.
+
+    With `to_its_end`, `begin` waits until all of its size has been done.
+    """
 
     deed: Callable[[Target, threading.Event, int], None]
     short: int
     full: int
     options: tuple[str, ...] = ()
+    to_its_end: bool = False
 
     def deed_on(self, daemon: DaemonProcess, stop: threading.Event, size: int) -> None:
         """Do it to *daemon*."""
@@ -83,12 +87,12 @@ class Attack:
 
     @contextmanager
     def begin(self, daemon: DaemonProcess, size: int) -> Iterator[None]:
-        """Attack while the block runs; a deed of a given size is done to its end."""
-        stop, failures = threading.Event(), []
+        """Attack while the block runs, or to the end."""
+        stop, never, failures = threading.Event(), threading.Event(), []
 
         def attack() -> None:
             try:
-                self.deed_on(daemon, stop, size)
+                self.deed_on(daemon, never if self.to_its_end else stop, size)
             except BaseException as error:  # noqa: BLE001 - told to the test
                 failures.append(error)
 
@@ -160,8 +164,8 @@ def newline_flood(target: Target, stop: threading.Event, size: int) -> None:
 
 
 def no_newline(target: Target, stop: threading.Event, size: int) -> None:
-    """Send a line that never ends, *size* times 64 KiB of it, to the end."""
-    _pour(target, threading.Event(), b"x" * CHUNK_BYTES, size)
+    """Send a line that never ends, *size* times 64 KiB of it."""
+    _pour(target, stop, b"x" * CHUNK_BYTES, size)
 
 
 def flood(target: Target, stop: threading.Event, size: int) -> None:
@@ -170,8 +174,10 @@ def flood(target: Target, stop: threading.Event, size: int) -> None:
 
 
 def connect_storm(target: Target, stop: threading.Event, size: int) -> None:
-    """Come and go at once, *size* times, to the end."""
+    """Come and go at once, *size* times."""
     for number in range(size):
+        if stop.is_set():
+            break
         sock = socket.socket()
         sock.settimeout(20)
         sock.bind((f"127.0.0.{2 + number % 8}", 0))
@@ -180,8 +186,10 @@ def connect_storm(target: Target, stop: threading.Event, size: int) -> None:
 
 
 def reset_storm(target: Target, stop: threading.Event, size: int) -> None:
-    """Come, say half of something, and reset, *size* times, to the end."""
+    """Come, say half of something, and reset, *size* times."""
     for _ in range(size):
+        if stop.is_set():
+            break
         sock = _connect(target)
         sock.send(b"half of it")
         _reset(sock)
@@ -204,18 +212,18 @@ ATTACKS = {
     "slowloris": Attack(slowloris, 50, 500),
     "never-readers": Attack(never_readers, 20, 200, ("--high-water-bytes", "65536")),
     "newline-flood": Attack(newline_flood, 2, 50),
-    "no-newline": Attack(no_newline, 1024, 16384),
+    "no-newline": Attack(no_newline, 1024, 16384, to_its_end=True),
     "flood": Attack(flood, 10, 500),
     "newline-flood-limited": Attack(newline_flood, 2, 500, ("--rate-limit", "300")),
     "flood-limited": Attack(flood, 100, 2000, ("--rate-limit", "300")),
-    "connect-storm": Attack(connect_storm, 500, 100_000),
-    "reset-storm": Attack(reset_storm, 500, 100_000),
+    "connect-storm": Attack(connect_storm, 500, 100_000, to_its_end=True),
+    "reset-storm": Attack(reset_storm, 500, 100_000, to_its_end=True),
     "metrics-port": Attack(metrics_port, 200, 20_000),
 }
 
 
 def main() -> None:
-    """Attack from a process of its own, until it is done or standard input ends.
+    """Attack from a process of its own until it is done or standard input ends; say when it begins.
 
     Usage: NAME HOST PORT SCRAPE-ADDRESS SIZE
     """
@@ -227,6 +235,7 @@ def main() -> None:
         stop.set()
 
     threading.Thread(target=wait_for_the_end, daemon=True).start()
+    print("begins", flush=True)
     ATTACKS[name].deed(Target((host, int(port)), scrape_address), stop, int(size))
 
 
