@@ -63,8 +63,8 @@ demo-fresh: .venv/.dev ## `make demo` in a fresh clone and a terminal of 80 colu
 mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about ten minutes; NAME=traps: ET's own)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/mutants.py $(if $(NAME),"$(NAME)")
 
-soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60
-	@$(PYTHON) -m tests.fire.soak lt $(or $(MINUTES),60) & lt=$$!; $(PYTHON) -m tests.fire.soak et $(or $(MINUTES),60); et=$$?; wait $$lt && exit $$et
+soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60 (every night: MINUTES=10; gently: PACE=0.1)
+	@$(PYTHON) -m tests.fire.soak both $(or $(MINUTES),60) $(PACE)
 
 siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=4, SECONDS=2)
 	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),2) $(ATTACK)

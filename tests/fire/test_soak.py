@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.fire.soak import soak
+import pytest
+
+from tests.fire.soak import Figures, soak_both
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -12,5 +14,31 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 
 
-def test_nothing_is_lost_or_leaks_while_many_come_and_go(mode: str, tmp_path: Path) -> None:
-    assert "exact" in soak(mode, SECONDS, tmp_path)
+def figures(minutes: int, growth: float) -> Figures:
+    """Return a run in which so many bytes an hour stayed behind, on top of ups and downs."""
+    found = Figures()
+    for second in range(minutes * 60):
+        ups_and_downs = 4096 * (second * 7919 % 17)
+        found.seconds.append(second)
+        found.memory.append(30e6 + ups_and_downs + growth * second / 3600)
+    return found
+
+
+def test_nothing_is_lost_or_leaks_while_many_come_and_go(tmp_path: Path) -> None:
+    told = soak_both(SECONDS, tmp_path)
+
+    assert told.keys() == {"lt", "et"}
+    assert all("exact" in seen for seen in told.values())
+
+
+@pytest.mark.parametrize(("minutes", "growth"), [(60, 3e6), (10, 20e6), (1, 400e6)])
+def test_memory_that_grows_is_a_failure(minutes: int, growth: float) -> None:
+    """Little by the hour, or much in a minute: neither excuses the other."""
+    with pytest.raises(AssertionError, match="MB"):
+        figures(minutes, growth).assert_flat()
+
+
+@pytest.mark.parametrize(("minutes", "growth"), [(60, 2e4), (10, 2e4), (1, 6e7)])
+def test_memory_that_goes_up_and_down_is_none(minutes: int, growth: float) -> None:
+    """In a minute the interpreter's caches fill, which would make a slope."""
+    figures(minutes, growth).assert_flat()
