@@ -7,6 +7,7 @@ Each attack here is the short form, or the whole one with FULL_ATTACKS=1 in the 
 from __future__ import annotations
 
 import os
+import socket
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,55 @@ def test_one_address_cannot_take_every_place(start: Start, mode: str) -> None:
 
     assert places_for_a_stranger(start(mode, *options, "--max-connections-per-ip", "3"))
     assert not places_for_a_stranger(start(mode, *options))
+
+
+def goodbye_in_silence(daemon: DaemonProcess, many: int) -> None:
+    """Come and say goodbye at once, *many* times; wait until the daemon has heard it."""
+    before = daemon.metrics()["epoll_events_total hup"]
+    for _ in range(many):
+        sock = daemon.dial().sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_LINGER2, 1)  # not a minute, tcp(7)
+        sock.close()
+    until(lambda: daemon.metrics()["epoll_events_total hup"] == before + many)
+
+
+def gets_in(daemon: DaemonProcess, address: str) -> bool:
+    """Whether somebody from *address* is taken in."""
+    before = daemon.metrics()
+    asked = before["connections_accepted_total"] + refusals(before) + 1
+    with dial_from(address, daemon):
+        until(
+            lambda: (now := daemon.metrics())["connections_accepted_total"] + refusals(now) == asked
+        )
+    return refusals(daemon.metrics()) == refusals(before)
+
+
+def test_in_a_silent_room_those_who_left_keep_their_places_until_a_word(
+    start: Start, mode: str
+) -> None:
+    """A peer that closed looks like one that only finished talking, until it is sent something.
+
+    A word sends everybody something.
+    """
+    daemon = start(mode, "--max-connections", "8")
+    bystanders = Bystanders(daemon)
+    goodbye_in_silence(daemon, 6)
+
+    assert not gets_in(daemon, "127.0.0.2")
+    bystanders.until_alone()
+    assert gets_in(daemon, "127.0.0.2")
+
+
+def test_those_who_left_a_silent_room_are_found_out_in_time(start: Start, mode: str) -> None:
+    """A kernel that has forgotten the connection answers the next keepalive probe with a reset."""
+    limits = {"eof": "--peer-timeout=3", "idle": "--idle-timeout=1"}
+    daemons = {reason: start(mode, limit) for reason, limit in limits.items()}
+    for daemon in daemons.values():
+        goodbye_in_silence(daemon, 3)
+
+    for reason, daemon in daemons.items():
+        until(lambda: daemon.metrics()["connections"] == 0)
+        assert daemon.metrics()[f"connections_closed_total {reason}"] == 3
 
 
 def test_the_limit_of_connections_leaves_those_who_are_in_alone(start: Start, mode: str) -> None:
