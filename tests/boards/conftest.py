@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,13 +19,24 @@ if TYPE_CHECKING:
     from tests.boards.rig import Scene
 
 
+ON_THE_SCENE = {"test_on_prometheus.py", "test_render.py"}
+standing = ExitStack()
+
+
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     if not rig.available():
         pytest.skip("no Prometheus here (deploy/setup.sh dev unpacks it)")
     faulthandler.cancel_dump_traceback_later()  # on a busy machine it takes more than a minute
-    with rig.scene(tmp_path_factory.mktemp("scene")) as made:
-        yield made
+    with standing:
+        yield standing.enter_context(rig.scene(tmp_path_factory.mktemp("scene")))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End the scene with the last test on it, or two Prometheus scrape beside all that follow."""
+    if nextitem is None or nextitem.path.name not in ON_THE_SCENE:
+        standing.close()
 
 
 @pytest.fixture(scope="session")

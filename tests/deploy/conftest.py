@@ -19,9 +19,9 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
             terminalreporter.write_line(f"{name}: {value}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def booted() -> Iterator[Machine]:
-    """Boot systemd once for all tests, with nothing of ours installed."""
+    """Boot systemd once for all tests of a file, with nothing of ours installed."""
     try:
         machine = Machine()
     except NotPossibleError as reason:

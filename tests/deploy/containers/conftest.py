@@ -62,7 +62,7 @@ def containers(engine: Engine) -> Iterator[Engine]:
     engine.remove_containers()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(
     engine: Engine, images: Images, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
@@ -79,7 +79,7 @@ def stack(
     assert stack.left_behind() == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def recording(stack: Stack) -> Iterator[Recording]:
     """Drive the load through the stack once; results and what everybody said are kept."""
     made = Recording(stack)
