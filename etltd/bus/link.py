@@ -47,6 +47,16 @@ FAILURES = (
 )
 
 
+async def all_is_there(client: Client, seconds: float) -> None:
+    """Return when the server has taken what was sent.
+
+    nats-py's PING overtakes what waits in its buffer. That is written while the first one is under
+    way; the second one follows it.
+    """
+    for _ in range(2):
+        await client.flush(seconds)  # type: ignore[arg-type]  # it says int and takes any number
+
+
 class Link(threading.Thread):
     """Connects, again and again; publishes and listens while connected."""
 
@@ -60,7 +70,7 @@ class Link(threading.Thread):
     ) -> None:
         super().__init__(name="etltd-bus", daemon=True)
         self.problem: str | None = "not connected yet"
-        self.member_ns = 0  # when we were first subscribed, by the monotonic clock
+        self.member_ns = 0  # when we were first known to be subscribed, by the monotonic clock
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # for this thread
         self.heard_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # for the loop
         self._settings = settings
@@ -161,12 +171,14 @@ class Link(threading.Thread):
         await client.subscribe(
             config.bus_subject, cb=self._on_message, pending_bytes_limit=config.bus_buffer_bytes
         )
-        await client.flush()
+        await all_is_there(client, FLUSH_SECONDS)
         stats = self._stats
         stats.bus_reconnects += bool(stats.bus_connects)
         stats.bus_connects += 1
         stats.bus_connected = 1
-        self.member_ns = self.member_ns or monotonic_ns()
+        if not self.member_ns:
+            self.member_ns = monotonic_ns()
+            os.eventfd_write(self.heard_fd, 1)  # what came before can be judged now
         self.problem = None
 
     async def _on_closed(self) -> None:
@@ -186,7 +198,7 @@ class Link(threading.Thread):
                 self._held = None
                 await asyncio.sleep(0)  # others may have said something meanwhile
             elif self._is_finishing:
-                await client.flush(CONNECT_SECONDS)
+                await all_is_there(client, CONNECT_SECONDS)
                 return
             else:
                 await self._awake.wait()
@@ -205,11 +217,15 @@ class Link(threading.Thread):
         stats.bus_dropped_messages["too_large"] += left_out
 
     async def _on_message(self, message: Msg) -> None:
+        """Keep it; the loop hears of it once it can tell who is older than our membership.
+
+        The server's messages may come before its word that we are subscribed.
+        """
         data = message.data
-        if self._incoming.put(data, len(data)):
-            os.eventfd_write(self.heard_fd, 1)
-        else:
+        if not self._incoming.put(data, len(data)):
             self._stats.bus_dropped_messages["incoming_full"] += envelope.messages_in(data)
+        elif self.member_ns:
+            os.eventfd_write(self.heard_fd, 1)
 
     def _give_up_the_rest(self) -> None:
         parcel = self._held or self._outgoing.take()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +78,54 @@ def test_what_the_loop_does_not_take_is_bounded_and_counted(nats: NatsServer) ->
     while (data := hung.incoming.take()) is not None:
         kept += unpack(data).parcel.messages
     assert kept + hung.stats.bus_dropped_messages["incoming_full"] == 101
+
+
+class HastyServer:
+    """It speaks before it confirms that one is subscribed, as NATS may; the word waits for us."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.confirms = threading.Event()
+        self._payload = payload
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        sock, _ = self._listener.accept()
+        with sock, sock.makefile("rb") as lines:
+            sock.sendall(b'INFO {"max_payload":1048576}\r\n')
+            is_subscribed = False
+            for line in lines:
+                verb, *words = line.split()
+                if verb == b"SUB":
+                    is_subscribed = True
+                    head = b"MSG %s %s %d\r\n" % (words[0], words[-1], len(self._payload))
+                    sock.sendall(head + self._payload + b"\r\n")
+                elif verb == b"PING":
+                    if is_subscribed:
+                        self.confirms.wait(PATIENCE_SECONDS)
+                    sock.sendall(b"PONG\r\n")
+
+    def close(self) -> None:
+        self._listener.close()
+        self._thread.join(PATIENCE_SECONDS)
+
+
+def test_nobody_is_judged_before_it_is_known_since_when_we_listen() -> None:
+    """All that an old instance ever said would be announced as lost: it would pass for younger."""
+    server = HastyServer(b"said by an old one")
+    newcomer = Instance(server.url, 1)
+    fd = newcomer.link.heard_fd
+    until(lambda: newcomer.incoming.held_bytes)
+
+    assert not select.select([fd], [], [], 0)[0]
+    assert newcomer.link.member_ns == 0
+    server.confirms.set()
+    assert select.select([fd], [], [], PATIENCE_SECONDS)[0]
+    assert newcomer.link.member_ns
+    newcomer.close()
+    server.close()
 
 
 def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
