@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from loadclient.churn import Churn
 from loadclient.ledger import Closed, Profile
-from loadclient.payload import MARK, Payloads, hello
+from loadclient.payload import Payloads, hello
 from loadclient.peer import Peer
 from loadclient.protocol import (
     NEVER_NS,
@@ -134,7 +134,7 @@ class Fleet:
         by_fd = self._by_fd
         receiver = self._receiver
         buffer = receiver.buffer
-        find = buffer.find
+        seek = receiver.seek
         called = False
         spot = self._spot(events)
         for fd, mask in events:
@@ -157,7 +157,7 @@ class Fleet:
             peer.received += n
             if fd == spot:
                 receiver.spot_check(peer, n)
-            at = find(MARK, 0, n)
+            at = seek(0, n)
             if at >= 0:
                 receiver.inspect(peer, at, n)
         if len(events) > called:

@@ -1,7 +1,8 @@
 r"""What a message carries, and how a receiver finds the few it looks into.
 
 Rule: the byte ``e`` occurs in marked messages and in the server's ``[etltd] `` notices and nowhere
-else. One memchr over whatever `recv` brought finds both; everything else is counted by its length.
+else but in an instance's name. One memchr over whatever `recv` brought finds both; everything else
+is counted by its length.
 
     plain    SSSSSQQQQQQ.......\n                          sender, sequence, filler
     marked   eSSSSSQQQQQQTTTTTTTTTTTLLLLLLLL.......\n      ... due time, lag in microseconds

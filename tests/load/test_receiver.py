@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadclient.ledger import Profile
-from loadclient.payload import MARK, Payload, Payloads, hello
+from loadclient.payload import Payload, Payloads, hello
 from loadclient.peer import Peer
 from loadclient.protocol import Place
 from loadclient.receiver import BUFFER_BYTES, Receiver
@@ -25,22 +25,34 @@ MESSAGES = [
     (PAYLOAD.marked if n % 3 == 0 else lambda s, q, *_: PAYLOAD.plain(s, q))(n % 2, n // 2, n, n)
     for n in range(12)
 ]
-STREAM = b"".join(
-    b"[USER%d] %s%s" % (8 + n % 2, message, b"[etltd] 2 messages dropped\n" if n == 5 else b"")
-    for n, message in enumerate(MESSAGES)
-)
+
+
+def stream(name: bytes = b"") -> bytes:
+    return b"".join(
+        b"[USER%d%s] %s%s"
+        % (8 + n % 2, name, message, b"[etltd] 2 messages dropped\n" if n == 5 else b"")
+        for n, message in enumerate(MESSAGES)
+    )
+
+
+STREAM = stream()
+NAME = b"@etltd-e7.e"  # of an instance on a bus: it holds the letter of the marks
 
 
 class Ear:
     """A receiver at the end of a socket pair, fed by hand."""
 
-    def __init__(self, *, full: bool, profile: Profile = Profile.READER) -> None:
+    def __init__(self, *, full: bool, profile: Profile = Profile.READER, name: bytes = b"") -> None:
         self.far, near = socket.socketpair()
         near.setblocking(False)
         self.peer = Peer(0, near, Place(profile, None))
         self.receiver = Receiver(
             Payloads(Voices.alike(2, 20, SIZE)), senders=2, interval=3, full=full
         )
+        if name:
+            self.receiver.scout([self.peer], 1)
+            self.hear(b"[USER8%s] %s" % (name, hello(0)))
+            self.peer.received = 0
         self.receiver.measure([self.peer])
 
     def hear(self, data: bytes) -> None:
@@ -48,7 +60,7 @@ class Ear:
         if self.peer.tail is None:  # as the fleet does
             n = self.peer.recv_into(self.receiver.buffer)
             self.peer.received += n
-            at = self.receiver.buffer.find(MARK, 0, n)
+            at = self.receiver.seek(0, n)
             if at >= 0:
                 self.receiver.inspect(self.peer, at, n)
         else:
@@ -96,6 +108,18 @@ def test_it_does_not_matter_where_the_stream_is_cut(*, full: bool, cuts: list[in
     ear.close()
 
     assert found == WHOLE[full]
+
+
+@given(cuts=st.lists(st.integers(0, len(stream(NAME))), max_size=8).map(sorted))
+def test_an_instance_may_have_any_name(cuts: list[int]) -> None:
+    """The letter of the marks in it would make every message a damaged one."""
+    ear = Ear(full=False, name=NAME)
+    for chunk in chunked(stream(NAME), cuts):
+        ear.hear(chunk)
+    found = findings(ear)
+    ear.close()
+
+    assert found == (len(stream(NAME)), *WHOLE[False][1:])
 
 
 def test_byte_by_byte_is_the_same_as_at_once(ear: Ear) -> None:

@@ -22,7 +22,7 @@ from tests.system.test_options import etltd
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     Start = Callable[..., DaemonProcess]
@@ -52,7 +52,7 @@ def nats(serve: Serve) -> NatsServer:
 
 
 def joined(
-    daemon: Start, server: NatsServer, *options: str, names: str = "ab"
+    daemon: Start, server: NatsServer, *options: str, names: Sequence[str] = "ab"
 ) -> list[DaemonProcess]:
     """Start an instance of each of *names*, in alternating modes; return when all have joined."""
     found = [
@@ -280,6 +280,20 @@ def test_two_instances_of_one_name_are_not_ready(daemon: Start, nats: NatsServer
 
     until(lambda: "is called same, too" in first.get("/readyz")[1])
     until(lambda: "is called same, too" in second.get("/readyz")[1])
+
+
+def test_the_load_client_takes_part_under_any_instances_name(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """Pods are called etltd-…: the letter of its marks in it would make the run invalid."""
+    (one,) = joined(daemon, nats, names=["etltd-e7.e"])
+    host, port = one.address
+    command = [sys.executable, "-m", "loadclient", "run", host, str(port), "--quiet"]
+    command += ["--conns", "6", "--rate", "40", "--duration", "0.5", "--warmup", "0.1"]
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_stop_says_everything_and_goodbye(daemon: Start, nats: NatsServer) -> None:
