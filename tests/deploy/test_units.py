@@ -126,6 +126,15 @@ def test_behind_sockets_a_daemon_can_reach_nothing(
     assert score <= EXPOSURE_BEHIND_SOCKETS
 
 
+def test_loops_of_two_hosts_have_different_names_on_the_bus() -> None:
+    """Two of one name are never ready; a flag would beat every other name that one gives them."""
+    unit = (SHIPPED / "etltd-loop@.service").read_text()
+    drop_in = (SHIPPED / "one-socket.conf").read_text()
+
+    assert re.findall("^Environment=ETLTD_BUS_INSTANCE=(.*)", unit, re.MULTILINE) == ["%l-%i"]
+    assert "--bus-instance" not in unit + drop_in
+
+
 def test_no_two_units_want_the_same_port() -> None:
     """The second of them would not start; the probe's and the load client's defaults count too."""
     ports = [
