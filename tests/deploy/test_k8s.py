@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+
+from tests.system.nats import PROGRAM, needs_nats
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "k8s"
 VERSIONS = ("1.29", "1.37")
@@ -83,6 +87,29 @@ def test_monitors_have_the_operators_shape() -> None:
     assert {monitor["metadata"]["name"] for monitor in monitors} == {"etltd", "etlt-probe"}
     for monitor in monitors:
         assert set(monitor["spec"]) == {"jobLabel", "selector", "podMetricsEndpoints"}
+
+
+def starts(token: str, folder: Path) -> bool:
+    """Tell whether NATS takes its manifest's configuration, with this *token*."""
+    (found,) = (one for one in OBJECTS if name_of(one) == "ConfigMap nats")
+    file = folder / "nats.conf"
+    file.write_text(found["data"]["nats.conf"])
+    command = [str(PROGRAM), "-t", "-c", str(file)]
+    done = subprocess.run(command, env={"NATS_TOKEN": token}, capture_output=True, check=False)
+    return done.returncode == 0
+
+
+@needs_nats
+@pytest.mark.parametrize("digits", ["0" * 64, "12e3" + "4" * 60, "12e3f" * 12, "f" * 64])
+def test_nats_starts_with_any_token_of_the_manuals(digits: str, tmp_path: Path) -> None:
+    """It reads the token as a value: one in sixteen would be a number to it, and no text."""
+    for name in ("README.md", "kustomization.yaml"):
+        (letter,) = re.findall(
+            r'token="(.*)\$\(openssl rand -hex 32\)"', (FOLDER / name).read_text()
+        )
+        assert starts(letter + digits, tmp_path)
+    if not digits.startswith("f"):
+        assert not starts(digits, tmp_path), "this test would notice nothing"
 
 
 def test_no_secret_is_in_a_file() -> None:
