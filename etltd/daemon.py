@@ -463,7 +463,8 @@ class Daemon:
         }
         reactor.close_all(CloseReason.SHUTDOWN)
         if self._bus is not None:
-            self._bus.close(max(0.0, (deadline_ns - monotonic_ns()) / 1e9))
+            left_seconds = max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
+            abandoned["bus_messages_unsent"] = self._bus.close(left_seconds)
         self.log.info(
             "stopped",
             **abandoned,

@@ -78,7 +78,7 @@ class LoopCollector:
         )
         self._add_declared(stats)
         if bus is not None:
-            self._add_info("bus", "Who this is on the bus.", {"instance": bus.me.name})
+            self._add_info("bus", "Who this is on the bus.", {"name": bus.me.name})
             self._add_declared(bus.stats)
         self._add_process()
         self._page = Page(self._families)

@@ -90,13 +90,15 @@ class Bridge:
     def leave(self) -> None:
         """Say what is left to say, that it was the last, and hear no more."""
         self._has_left = True
-        self._outgoing.put(Parcel(self._numbered, 0, b"", time_ns(), is_last=True), 0)
+        goodbye = Parcel(self._numbered, 0, b"", time_ns(), is_last=True)
+        self._outgoing.put(goodbye, 0, is_last=True)
         self._link.finish()
 
-    def close(self, seconds: float) -> None:
-        """Give what was said last so long to reach NATS."""
+    def close(self, seconds: float) -> int:
+        """Give what was said last so long to reach NATS; return how many messages do not."""
         if self._link.is_alive():
             self._link.join(seconds)
+        return self._link.unsent()
 
     # -- what the others' clients say ------------------------------------------------------------
 

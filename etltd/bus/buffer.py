@@ -7,7 +7,10 @@ no lock. At the limit an item is refused, whole; who puts it counts it.
 from __future__ import annotations
 
 from collections import deque
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = TypeVar("T")
 
@@ -28,14 +31,18 @@ class Buffer(Generic[T]):
         """What it holds; an estimate to anybody but the two threads."""
         return self._put_bytes - self._taken_bytes
 
-    def put(self, item: T, size: int) -> bool:
-        """Append *item* of *size* bytes; return whether there was room.
+    def __iter__(self) -> Iterator[T]:
+        """Yield what it holds now, to anybody."""
+        return (item for item, _ in tuple(self._items))
+
+    def put(self, item: T, size: int, *, is_last: bool = False) -> bool:
+        """Append *item* of *size* bytes; return whether there was room, as for the last there is.
 
         An empty buffer takes anything: what is over the limit by itself would never pass.
         """
         size += ITEM_BYTES
         held = self.held_bytes
-        if held and held + size > self._limit_bytes:
+        if held and held + size > self._limit_bytes and not is_last:
             return False
         self._put_bytes += size
         self._items.append((item, size))

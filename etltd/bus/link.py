@@ -16,6 +16,7 @@ import os
 import random
 import selectors
 import threading
+import traceback
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,13 @@ class Link(threading.Thread):
         self._is_finishing = True
         self.wake()
 
+    def unsent(self) -> int:
+        """Return how many messages were given up or wait: after `finish` and its time, for ever."""
+        held = self._held
+        waiting = sum(parcel.messages for parcel in self._outgoing)
+        waiting += held.messages if held is not None else 0
+        return self._stats.bus_dropped_messages["unsent"] + waiting
+
     # -- the thread ------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -108,7 +116,7 @@ class Link(threading.Thread):
         finally:
             self._stats.bus_connected = 0
             if not self._is_finishing:  # a fault of ours: nobody must take the bus for well
-                self.problem = "the bus's thread has failed; its traceback is in the log"
+                self.problem = "the bus's thread has ended; its traceback is in the log"
 
     async def _serve(self) -> None:
         self._awake = asyncio.Event()
@@ -127,8 +135,14 @@ class Link(threading.Thread):
                 self._stats.bus_connect_failures += not self._stats.bus_connected
                 reason = str(self._error or error) or type(error).__name__
                 self.problem = f"no connection to NATS: {reason}"
+            except Exception as error:  # noqa: BLE001 - a fault of ours, and the next try may go well
+                traceback.print_exc()
+                self.problem = (
+                    f"the bus's thread has failed, see the traceback in the log: {error!r}"
+                )
+                self._give_up_what_is_held()  # it may be the cause
             self._stats.bus_connected = 0
-            with contextlib.suppress(*FAILURES):
+            with contextlib.suppress(Exception):  # whatever state it is in, we are done with it
                 await asyncio.wait_for(client.close(), FLUSH_SECONDS)
             await self._pause(backoff.next_seconds())
         self._give_up_the_rest()
@@ -228,7 +242,10 @@ class Link(threading.Thread):
             os.eventfd_write(self.heard_fd, 1)
 
     def _give_up_the_rest(self) -> None:
-        parcel = self._held or self._outgoing.take()
-        while parcel is not None:
+        self._give_up_what_is_held()
+        while (parcel := self._outgoing.take()) is not None:
             self._stats.bus_dropped_messages["unsent"] += parcel.messages
-            parcel = self._outgoing.take()
+
+    def _give_up_what_is_held(self) -> None:
+        parcel, self._held = self._held, None
+        self._stats.bus_dropped_messages["unsent"] += parcel.messages if parcel else 0

@@ -100,6 +100,7 @@ def test_what_is_said_at_one_instance_is_heard_at_all_once_and_in_order(
         assert found["bus_received_messages_total"] == found["bus_published_messages_total"] == 100
         assert found["bus_published_batches_total"] <= found["batch_messages_count"]
         assert found["bus_lost_messages_total"] == found["bus_gaps_total"] == 0
+        assert 'instance="' not in one.get("/metrics")[1], "Prometheus has a label of that name"
         assert found["bus_lag_seconds_count"] == found["bus_received_batches_total"]
 
 
@@ -309,6 +310,22 @@ def test_a_stop_says_everything_and_goodbye(daemon: Start, nats: NatsServer) -> 
     a.stopped()
     until(lambda: b.metrics()["bus_peers"] == 0)
     assert b.metrics()["bus_lost_messages_total"] == 0
+
+
+def test_what_a_stop_cannot_say_any_more_is_in_its_last_line(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """Nobody else can know, and no scrape comes after it."""
+    (a,) = joined(daemon, nats, names="a")
+    crowd = a.crowd(2)
+    nats.kill()
+    until(lambda: a.get("/readyz")[0] == 503)
+    crowd.clients[0].say(b"one\ntwo\nthree\n")
+    crowd.until(lambda: len(crowd.clients[1].lines()) == 3)
+
+    a.signal()
+
+    assert a.stopped()["bus_messages_unsent"] == 3
 
 
 def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> None:

@@ -35,6 +35,15 @@ def test_what_is_over_the_limit_by_itself_passes_alone() -> None:
     assert not buffer.put("small", 1)
 
 
+def test_the_last_item_finds_room() -> None:
+    """A full buffer would keep the others waiting for a goodbye."""
+    buffer: Buffer[str] = Buffer(1)
+    buffer.put("big", 1000)
+
+    assert buffer.put("goodbye", 0, is_last=True)
+    assert list(buffer) == ["big", "goodbye"]
+
+
 @given(st.lists(st.integers(0, 2000)))
 def test_it_never_holds_more_than_its_limit_and_an_item(sizes: list[int]) -> None:
     buffer: Buffer[int] = Buffer(5000)

@@ -134,26 +134,49 @@ def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
     until(lambda: alone.stats.bus_connect_failures)
     alone.say(0, b"one\n", b"two\n")
 
+    assert alone.link.unsent() == 2
     alone.close()
 
+    assert alone.link.unsent() == 2
     assert alone.stats.bus_dropped_messages["unsent"] == 2
     assert alone.link.problem is not None
     assert "no connection to NATS" in alone.link.problem
 
 
 class Broken(Settings):
-    """Settings with a fault of ours in them."""
+    """Settings with a fault of ours in them, as long as it lasts."""
+
+    lasts = True
 
     def credentials(self) -> dict[str, Any]:
-        return {"fault": 1 / 0}
+        if self.lasts:
+            raise ZeroDivisionError
+        return super().credentials()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_thread_that_failed_is_not_taken_for_a_bus_that_is_well(nats: NatsServer) -> None:
-    """It would be ready for ever, and nobody would hear anybody."""
+def test_a_fault_of_ours_is_told_and_tried_again(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The thread would be gone for the life of the process, and nobody would hear anybody."""
     failed = Instance(nats.url, 1, kind=Broken)
+    until(lambda: "has failed" in (failed.link.problem or ""))
+    monkeypatch.setattr(Broken, "lasts", False)
 
-    failed.link.join(PATIENCE_SECONDS)
+    until(lambda: failed.link.problem is None)
 
-    assert failed.link.problem is not None
-    assert "has failed" in failed.link.problem
+    failed.close()
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_what_cannot_be_packed_is_given_up_and_the_rest_is_said(nats: NatsServer) -> None:
+    """Tried again for ever, it would keep everything behind it."""
+    a, b = Instance(nats.url, 1), Instance(nats.url, 2)
+    until(lambda: a.stats.bus_connected and b.stats.bus_connected)
+    a.say(-1, b"[USER1] a number that no envelope holds\n")
+    a.say(7, b"[USER1] fine\n")
+
+    until(lambda: b.incoming.held_bytes)
+
+    assert a.stats.bus_dropped_messages["unsent"] == 1
+    a.close()
+    b.close()
