@@ -35,6 +35,7 @@ from etltd.wakeup import Wakeup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
+    from pathlib import Path
 
     from etltd.bus.bridge import Bridge
     from etltd.config import Config
@@ -74,6 +75,9 @@ class Daemon:
             "the sockets of LISTEN_FDS",
             lambda: systemd.listening_sockets(environment, self._pid, stored=stored),
         )
+        self._inodes_passed = {
+            snapshot.inode(sock.fileno()) for socks in self._passed.values() for sock in socks
+        }
         self._max_connections = self._connection_limit()
         self.reactor = Reactor(config, self._max_connections)
         if state is not None:
@@ -81,6 +85,8 @@ class Daemon:
         elif any(stored.values()):
             state = self._back_from_store(stored)
         self._state = state
+        if state is not None:
+            self._inodes_passed |= {port.inode for port in state.ports if port.passed}
         self._chat: list[Listener] = []
         self._successor_wanted = False
         self._rehearsal: Rehearsal | None = None
@@ -357,7 +363,7 @@ class Daemon:
         return State(
             fixed=self._fixed(),
             ports=[
-                Port(role, fd, snapshot.inode(fd), str(path) if path else None)
+                self._port(role, fd, path)
                 for role, fd, path in (*chat, (METRICS, self._scrape.socket.fileno(), None))
             ],
             peers=snapshot.peers(self.reactor),
@@ -365,6 +371,10 @@ class Daemon:
             counters=self.reactor.stats.saved(),
             began_ns=monotonic_ns(),
         )
+
+    def _port(self, role: str, fd: int, path: Path | None) -> Port:
+        inode = snapshot.inode(fd)
+        return Port(role, fd, inode, str(path) if path else None, inode in self._inodes_passed)
 
     def _fixed(self) -> dict[str, str]:
         bus = "on" if self.config.bus else "off"  # not its address, which may hold a password
@@ -388,17 +398,19 @@ class Daemon:
         return True
 
     def _store(self) -> str:
-        peers = self.reactor.stats.connections
         if not self._manager.is_there:
             return "there is no service manager"
         if self._bus is not None:
             return ON_A_BUS
-        if peers + len(self._chat) + 1 > fdstore.MOST_SOCKETS:
-            return f"{peers} are more than {fdstore.MOST_SOCKETS}; reload keeps any number"
         try:
             state = self._snapshot()
         except OSError as error:
             return f"the state cannot be taken: {error.strerror}"
+        sockets = len(fdstore.descriptors(state))
+        if sockets > fdstore.MOST_SOCKETS:
+            return (
+                f"{sockets} sockets are more than {fdstore.MOST_SOCKETS}; a reload keeps any number"
+            )
         problem = self._manager.store(state)
         return "" if problem is None else f"the manager does not take them: {problem}"
 
@@ -424,16 +436,16 @@ class Daemon:
         """Return what the process before us left with the manager, or give its clients up."""
         try:
             state = fdstore.stored(stored)
-            if state is not None:
-                self._check(state)
+            self._check(state)
         except UnfitError as error:
             peers = len(stored[fdstore.SOCKETS])
             self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
             state = None
         self._manager.forget_stored()
-        if state is None:
-            for fd in stored[fdstore.SOCKETS]:
-                os.close(fd)
+        kept = set() if state is None else {port.fd for port in state.ports}
+        kept |= set() if state is None else {peer.fd for peer in state.peers}
+        for fd in set(stored[fdstore.SOCKETS]) - kept:
+            os.close(fd)  # or its peer would wait for ever
         return state
 
     # -- stopping --------------------------------------------------------------------------------

@@ -34,9 +34,20 @@ PER_MESSAGE = 250  # SCM_MAX_FD is 253
 PATIENCE_SECONDS = 10.0
 
 
+def descriptors(state: State) -> list[int]:
+    """Return the sockets of *state* that are to be stored.
+
+    Listening sockets that the manager passed are not: it has them, and passes them again or, if it
+    was told so meanwhile, others.
+    """
+    ports = [port.fd for port in state.ports if not port.passed]
+    return ports + [peer.fd for peer in state.peers]
+
+
 def put(address: str, state: State) -> OSError | None:
     """Leave *state* and its sockets with the manager at *address*; return what went wrong."""
-    fds = [port.fd for port in state.ports] + [peer.fd for peer in state.peers]
+    fds = descriptors(state)
+    state = replace(state, ports=[port for port in state.ports if not port.passed])
     try:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
@@ -79,25 +90,41 @@ def _send(manager: socket.socket, text: str, fds: list[int]) -> None:
     manager.sendmsg([text.encode()], [rights])
 
 
-def stored(given: Mapping[str, list[int]]) -> State | None:
+def stored(given: Mapping[str, list[int]]) -> State:
     """Return what the process before us stored, with the descriptors that its sockets have now.
 
-    *given* is by name; what is in it is ours to close.
+    *given* is by name; the sockets in it are the caller's to close.
 
     Raises:
         UnfitError: it cannot be taken.
     """
-    if not given.get(STATE):
-        return None
-    with os.fdopen(given[STATE][-1], "rb") as source:
-        source.seek(0)
-        state = handover.decode(source)
+    state = _newest(given.get(STATE, []))
     found = {snapshot.inode(fd): fd for fd in given.get(SOCKETS, [])}
     return replace(
         state,
         ports=list(_found(state.ports, found)),
         peers=list(_found(state.peers, found)),
     )
+
+
+def _newest(fds: list[int]) -> State:
+    """Return the newest of the states in *fds*, and close them.
+
+    One of an earlier restart is there, too, if the manager was not told to forget it. In which
+    order it passes them is not documented, and not the same after `systemctl daemon-reexec`.
+    """
+    states: list[State] = []
+    problem = handover.UnfitError("the service manager has not kept the state")
+    for fd in fds:
+        with os.fdopen(fd, "rb") as source:
+            source.seek(0)
+            try:
+                states.append(handover.decode(source))
+            except handover.UnfitError as error:
+                problem = error  # and it may be the newest
+    if len(states) < max(1, len(fds)):
+        raise problem
+    return max(states, key=lambda state: state.began_ns)
 
 
 def _found(ones: list[Port] | list[Peer], found: Mapping[int, int]) -> Iterator[Any]:

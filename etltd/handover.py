@@ -21,7 +21,7 @@ from etltd.broadcast import Piece
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FORMAT = 1  # change it with anything below; a field that may be missing is a change, too
+FORMAT = 2  # change it with anything below; a field that may be missing is a change, too
 MAGIC = b"etltd hand-over "
 LONGEST_FIRST_LINE = 64
 HEADER_BYTES = 8  # length of the JSON, big-endian
@@ -67,6 +67,7 @@ class Port:
     fd: int
     inode: int
     unlink: str | None = None
+    passed: bool = False  # by a service manager, which has it too
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def encode(state: State) -> Iterable[bytes]:
     header = json.dumps(
         {
             "fixed": state.fixed,
-            "ports": [[port.role, port.fd, port.inode, port.unlink] for port in state.ports],
+            "ports": [_port_to_row(port) for port in state.ports],
             "peers": peers,
             "next_id": state.next_id,
             "counters": state.counters,
@@ -128,6 +129,10 @@ def encode(state: State) -> Iterable[bytes]:
     ).encode()
     size = len(header).to_bytes(HEADER_BYTES, "big")
     return [MAGIC + b"%d\n" % FORMAT, size, header, *parts.parts]
+
+
+def _port_to_row(port: Port) -> list[Any]:
+    return [port.role, port.fd, port.inode, port.unlink, port.passed]
 
 
 def _peer_to_row(peer: Peer, parts: _Parts) -> list[Any]:

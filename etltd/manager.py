@@ -26,6 +26,7 @@ class ServiceManager:
         self._notifier = systemd.Notifier(environment)
         self._status = ""
         self._problem = ""
+        self._to_forget: list[str] = []
         self.watchdog_seconds = systemd.watchdog_seconds(environment, pid)
 
     @property
@@ -35,7 +36,9 @@ class ServiceManager:
 
     def tell(self, *lines: str) -> None:
         """Send the assignments *lines*; what goes wrong is logged once, not with every ping."""
-        error = self._notifier.send(*lines)
+        self._note(self._notifier.send(*lines))
+
+    def _note(self, error: OSError | None) -> None:
         problem = "" if error is None else str(error)
         if problem and problem != self._problem:
             self._log.warning("cannot notify the service manager", error=problem)
@@ -43,6 +46,7 @@ class ServiceManager:
 
     def report(self, stats: LoopStats) -> None:
         """Say that the loop lives and, when it has changed, how it stands."""
+        self._forget()
         lines = ["WATCHDOG=1"] if self.watchdog_seconds else []
         status = f"STATUS={stats.connections} peers, {stats.outbox_connections} behind"
         if status != self._status:
@@ -65,9 +69,20 @@ class ServiceManager:
         return error
 
     def forget_stored(self) -> None:
-        """Have the manager close its copies: while it has them, a close of ours sends no FIN."""
-        for name in fdstore.NAMES:
-            self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={name}")
+        """Have the manager close its copies: while it has them, a close of ours sends no FIN.
+
+        If it cannot be told (its queue is full), it is tried again with each `report`.
+        """
+        self._to_forget = list(fdstore.NAMES)
+        self._forget()
+
+    def _forget(self) -> None:
+        while self._to_forget:
+            error = self._notifier.send("FDSTOREREMOVE=1", f"FDNAME={self._to_forget[0]}")
+            if error is not None:
+                self._note(error)
+                return
+            del self._to_forget[0]
 
     def close(self) -> None:
         """Forget it until there is something to say again."""

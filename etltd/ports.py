@@ -32,22 +32,31 @@ def chat_listeners(
 ) -> Iterator[Listener]:
     """Yield them one by one, so that those already made are closed if another cannot be.
 
-    *passed* is by name, of LISTEN_FDS; *state* is a predecessor's.
+    *passed* is by name, of LISTEN_FDS, and goes before what *state* has: a predecessor's own, which
+    nobody would accept from.
 
     Raises:
         StartError: an address is taken, or what was passed is no listening socket.
     """
-    if state is not None:
-        for one in state.ports:
-            if one.role == CHAT:
-                path = Path(one.unlink) if one.unlink else None
-                yield Listener(snapshot.taken(one), unlink=path)
-        return
+    inherited = _inherited(CHAT, state)
     adopted = [sock for name, socks in passed.items() if name != METRICS for sock in socks]
     for sock in adopted:
         yield or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, sock))
     if not adopted:
-        yield from _own(config)
+        yield from inherited or _own(config)
+    else:
+        for listener in inherited:
+            listener.close()
+
+
+def _inherited(role: str, state: State | None) -> list[Listener]:
+    """Return what *state* has for *role*."""
+    ports = state.ports if state is not None else []
+    return [
+        Listener(snapshot.taken(one), unlink=Path(one.unlink) if one.unlink else None)
+        for one in ports
+        if one.role == role
+    ]
 
 
 def _own(config: Config) -> Iterator[Listener]:
@@ -69,19 +78,20 @@ def metrics_socket(
     config: Config, passed: Mapping[str, list[socket.socket]], state: State | None
 ) -> socket.socket:
     """Return the blocking socket on which scrapes are answered. Raises StartError."""
-    if state is not None:
-        (one,) = [one for one in state.ports if one.role == METRICS]
-        return snapshot.taken(one)
     host, port = config.metrics_host, config.metrics_port
+    inherited = _inherited(METRICS, state)
     adopted = passed.get(METRICS)
-    listener = (
-        or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, adopted[0]))
-        if adopted
-        else or_start_error(
+    if adopted:
+        for one in inherited:
+            one.close()
+        listener = or_start_error("a socket of LISTEN_FDS", partial(listeners.adopt, adopted[0]))
+    elif inherited:
+        (listener,) = inherited
+    else:
+        listener = or_start_error(
             f"--metrics-host {host} --metrics-port {port}",
             partial(listeners.bind_tcp, host, port, SCRAPE_BACKLOG),
         )
-    )
     listener.sock.setblocking(True)
     return listener.sock
 

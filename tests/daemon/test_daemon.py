@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from etltd import process, systemd
+from etltd import fdstore, process, systemd
 from etltd.config import Config
 from etltd.daemon import READY_SECONDS, Daemon
 from etltd.listener import Listener, bind_tcp
@@ -510,6 +510,28 @@ def test_a_passed_socket_that_does_not_listen_is_a_start_error(
 
         with pytest.raises(StartError, match="of LISTEN_FDS: it does not listen"):
             make_daemon().run()
+
+
+def test_more_clients_than_the_store_takes_are_told_and_disconnected(
+    make_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The manager would keep some of them, and take long about it."""
+    monkeypatch.setattr(fdstore, "MOST_SOCKETS", 3)  # two ports and one client
+    heard: list[bytes] = []
+
+    def script(it: Script) -> None:
+        with it.dial() as anna, it.dial() as bert:
+            until(lambda: it._daemon.reactor.stats.connections == 2)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            heard.extend((read_all(anna), read_all(bert)))
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        daemon = make_daemon({"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        said = play(daemon, script).fields("clients cannot stay over the restart")
+
+    assert said["reason"] == "4 sockets are more than 3; a reload keeps any number"
+    assert heard == [b"[etltd] server is stopping\n"] * 2
 
 
 def test_what_an_operator_should_hear_of_is_logged_once_and_summed_up(

@@ -32,7 +32,7 @@ PEERS = st.builds(
 )
 EMPTY = State(
     fixed={"mode": "et"},
-    ports=[Port("chat", 3, 77, "/run/chat"), Port("metrics", 4, 78)],
+    ports=[Port("chat", 3, 77, "/run/chat"), Port("metrics", 4, 78, passed=True)],
     peers=[],
     next_id=1,
     counters=LoopStats().saved(),
@@ -96,9 +96,9 @@ def test_a_piece_from_the_middle_of_a_batch_arrives_too() -> None:
 
 def test_another_format_is_refused_in_a_sentence() -> None:
     """An older version that is put back must not guess what the newer one meant."""
-    data = written(EMPTY).replace(b"hand-over 1\n", b"hand-over 2\n", 1)
+    data = written(EMPTY).replace(b"hand-over 2\n", b"hand-over 3\n", 1)
 
-    with pytest.raises(UnfitError, match="in format 2, this version takes format 1"):
+    with pytest.raises(UnfitError, match="in format 3, this version takes format 2"):
         read(data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 from typing import TYPE_CHECKING
@@ -83,6 +84,42 @@ def test_without_a_manager_nothing_is_said_and_nothing_fails(
 
     assert not told.is_there
     assert capfd.readouterr().err == ""
+
+
+def test_a_manager_that_is_busy_is_told_later_what_to_forget(
+    heard: socket.socket, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """While it has a copy of a socket, a close of ours sends no FIN: the peer would wait on."""
+    told = manager(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.setblocking(False)
+        other.connect(str(tmp_path / "notify"))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.send(b"X=1")
+
+    told.forget_stored()
+    told.report(LoopStats())
+    assert len(capfd.readouterr().err.splitlines()) == 1
+
+    assert set(everything(heard)) == {b"X=1"}
+    told.report(LoopStats())
+    told.report(LoopStats())
+    told.close()
+    assert everything(heard) == [
+        b"FDSTOREREMOVE=1\nFDNAME=etltd-state",
+        b"FDSTOREREMOVE=1\nFDNAME=etltd-sockets",
+    ]
+
+
+def everything(heard: socket.socket) -> list[bytes]:
+    """Return all that has been said."""
+    found = []
+    try:
+        while True:
+            found.append(heard.recv(4096))
+    except BlockingIOError:
+        return found
 
 
 def test_a_longer_patience_is_asked_for_in_microseconds(tmp_path: Path) -> None:

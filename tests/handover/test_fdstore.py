@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 from typing import TYPE_CHECKING, Self
 
+import psutil
+import pytest
+
+from tests.handover.test_handover import assert_talks, hand_over
 from tests.system.rig import GOODBYE, assert_ledger
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.system.rig import DaemonProcess
@@ -31,7 +36,18 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)))
 os.environ["LISTEN_FDNAMES"] = ":".join(name.split("=")[0] for name in names)
 os.execv(command[0], command)
 """
-FIRST_FREE = 100  # what is stored is kept from here on, out of the way of 3, 4, ...
+FIRST_FREE = 3000  # what is stored is kept from here on, out of the way of 3, 4, ...
+MANY = 600  # sockets go in three messages
+LINE = b"x" * 1000 + b"\n"
+
+
+@pytest.fixture(autouse=True)
+def _room() -> Iterator[None]:
+    """Allow for these descriptors, here and in what is started."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2 * FIRST_FREE), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 class Store(threading.Thread):
@@ -60,12 +76,12 @@ class Store(threading.Thread):
             for fd in fds:
                 os.close(fd)
 
-    def passes_on(self) -> dict[str, object]:
-        """Return what starts a daemon that is given what is stored, newest first."""
-        given = ":".join(f"{name}={fd}" for name, fd in reversed(self.kept))
+    def passes_on(self, **listening: socket.socket) -> dict[str, object]:
+        """Return what starts a daemon that is given *listening* and, newest first, the stored."""
+        given = [(name, sock.fileno()) for name, sock in listening.items()] + self.kept[::-1]
         return {
-            "prefix": [sys.executable, "-c", HAND_DOWN, given],
-            "pass_fds": tuple(fd for _, fd in self.kept),
+            "prefix": [sys.executable, "-c", HAND_DOWN, ":".join(f"{n}={fd}" for n, fd in given)],
+            "pass_fds": tuple(fd for _, fd in given),
             "variables": self.variables,
         }
 
@@ -87,6 +103,24 @@ def higher(fd: int) -> int:
     return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_FREE)
 
 
+def restarted(
+    first: DaemonProcess, daemon: Start, mode: str, *options: str, **more: object
+) -> DaemonProcess:
+    """Start the next process, at the addresses of the *first*, and wait until it serves."""
+    second = daemon(mode, *options, wait=False, **more)
+    until(lambda: second.events("took over") or second.process.poll() is not None)
+    assert second.process.poll() is None, second.output()
+    second.address, second.scrape_address = first.address, first.scrape_address
+    return second
+
+
+def leave(running: DaemonProcess) -> None:
+    """Have *running* leave its clients with the manager."""
+    running.signal(signal.SIGUSR1)
+    assert running.process.wait(PATIENCE_SECONDS) == 0
+    assert running.events("stored"), running.output()
+
+
 def test_clients_outlive_the_process(daemon: Start, mode: str, tmp_path: Path) -> None:
     """Ids, begun lines and the ports, whatever order and numbers the descriptors come back in."""
     path = tmp_path / "chat"
@@ -96,25 +130,131 @@ def test_clients_outlive_the_process(daemon: Start, mode: str, tmp_path: Path) -
         crowd.clients[0].say(b"half")
         crowd.until(lambda: not crowd.clients[0].outgoing)
         until(lambda: first.metrics()["received_bytes_total"] == 4)
-        first.signal(signal.SIGUSR1)
-        assert first.process.wait(20) == 0
+        leave(first)
         assert first.events("stored")[0]["peers"] == 3
         crowd.clients[0].say(b" a line\n")
         crowd.step()
-        second = daemon(mode, "--unix", str(path), wait=False, **store.passes_on())
-        until(lambda: second.events("took over") or second.process.poll() is not None)
-        second.address, second.scrape_address = first.address, first.scrape_address
+        stray, forgotten = socket.socketpair()  # of a restart before, which was not forgotten
+        store.kept.append(("etltd-sockets", higher(stray.fileno())))
+        stray.close()
+        second = restarted(first, daemon, mode, "--unix", str(path), **store.passes_on())
         crowd.until(lambda: all(len(client.lines()) == 1 for client in crowd.clients[1:]))
 
         assert {bytes(c.inbox).partition(b"] ")[2] for c in crowd.clients[1:]} == {b"half a line\n"}
         assert_ledger(second.quiet_metrics())
         until(lambda: not store.kept)
         assert path.exists()
+        forgotten.settimeout(PATIENCE_SECONDS)
+        assert forgotten.recv(1) == b"", "it is open, and nobody reads from it"
+        forgotten.close()
         crowd.clients.append(second.dial())
         until(lambda: second.metrics()["connections"] == 4)
         second.signal()
         crowd.until_end()
         assert all(bytes(client.inbox).endswith(GOODBYE) for client in crowd.clients)
+
+
+def test_hundreds_of_clients_outlive_the_process(daemon: Start, mode: str, tmp_path: Path) -> None:
+    """Nobody is lost between two messages to the manager, and what is owed is kept."""
+    with Store(tmp_path / "notify") as store:
+        first = daemon(mode, "--sndbuf", "4096", variables=store.variables)
+        slow = first.crowd(1, rcvbuf=4096).clients[0]
+        slow.reads = False
+        crowd = first.crowd(MANY - 1)
+        talkers = crowd.clients[:5]
+        said = 0
+
+        def somebody_is_behind() -> object:
+            nonlocal said
+            if not talkers[0].outgoing:
+                talkers[0].say(LINE * 5)
+                said += 5
+            return first.metrics()["outbox_messages"]
+
+        crowd.until(somebody_is_behind)
+        crowd.until(lambda: not talkers[0].outgoing)
+        until(lambda: first.metrics()["messages_received_total"] == said)
+        leave(first)
+        assert first.events("stored")[0]["peers"] == MANY
+        assert [name for name, _ in store.kept].count("etltd-sockets") == MANY + 2
+        for number, talker in enumerate(talkers):
+            talker.say(b"%d\n" % number)
+        crowd.until(lambda: not any(talker.outgoing for talker in talkers))
+        second = restarted(first, daemon, mode, "--sndbuf", "4096", **store.passes_on())
+        slow.reads = True
+        crowd.clients.append(slow)
+        said += len(talkers)
+        listeners = crowd.clients[5:]
+        crowd.until(lambda: all(len(client.lines()) == said for client in listeners))
+
+        for client in listeners:
+            words = [line.split(b"] ", 1)[1] for line in client.lines()]
+            assert set(words[:-5]) == {LINE}, "a torn line"
+            assert sorted(words[-5:]) == [b"0\n", b"1\n", b"2\n", b"3\n", b"4\n"]
+        metrics = second.quiet_metrics()
+        assert_ledger(metrics)
+        assert metrics["connections"] == MANY
+        assert not metrics["outbox_messages"]
+
+
+def listening() -> socket.socket:
+    """Return what a manager passes."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return socket.socket(fileno=higher(sock.fileno()))
+
+
+def address_of(sock: socket.socket) -> tuple[str, int]:
+    host, port = sock.getsockname()
+    return str(host), int(port)
+
+
+def test_sockets_that_the_manager_passes_are_those_that_are_served(
+    daemon: Start, tmp_path: Path
+) -> None:
+    """Its unit has a new address: the old socket would go on beside it, or in its place."""
+    with Store(tmp_path / "notify") as store:
+        chat, other, metrics = (listening() for _ in range(3))
+        first = daemon("et", **store.passes_on(chat=chat, metrics=metrics))
+        crowd = first.crowd(2)
+        hand_over(first)
+        leave(first)
+        assert [name for name, _ in store.kept].count("etltd-sockets") == 2, "but for clients"
+        chat.close()
+        second = restarted(first, daemon, "et", **store.passes_on(chat=other, metrics=metrics))
+        with pytest.raises(ConnectionRefusedError):
+            second.dial()
+        second.address = address_of(other)
+        crowd.clients += second.crowd(1).clients
+        assert_talks(crowd, b"hello\n")
+        other.close()
+        metrics.close()
+
+
+def test_sockets_of_its_own_give_way_to_what_the_manager_passes(
+    daemon: Start, tmp_path: Path
+) -> None:
+    """And come back when it passes none: who connects is served either way."""
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", variables=store.variables)
+        crowd = first.crowd(2)
+        leave(first)
+        chat, metrics = listening(), listening()
+        second = restarted(first, daemon, "lt", **store.passes_on(chat=chat, metrics=metrics))
+        for address in (first.address, first.scrape_address.split(":")):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection((address[0], int(address[1])))
+        second.address = address_of(chat)
+        second.scrape_address = f"127.0.0.1:{metrics.getsockname()[1]}"
+        until(lambda: not store.kept)
+        leave(second)
+        chat.close()
+        metrics.close()
+        third = restarted(first, daemon, "lt", **store.passes_on())
+        ports = {c.laddr.port for c in psutil.Process(third.pid).net_connections() if not c.raddr}
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port)).close()
+        assert len(ports) == 2
+        assert_talks(crowd, b"hello\n")
 
 
 def test_a_state_that_does_not_fit_gives_the_clients_up(daemon: Start, tmp_path: Path) -> None:

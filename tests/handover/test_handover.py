@@ -283,8 +283,8 @@ def change(copy: Path, module: str, old: str, new: str) -> None:
 BROKEN = {
     "it is no program": ("wire.py", "from __future__", "from from __future__", "SyntaxError"),
     "it takes another format": (
-        *("handover.py", "FORMAT = 1", "FORMAT = 2"),
-        "it is handed over in format 1, this version takes format 2",
+        *("handover.py", "FORMAT = 2", "FORMAT = 3"),
+        "it is handed over in format 2, this version takes format 3",
     ),
     "it does not count what was counted": (
         *("stats.py", "revisits: int", "second_turns: int"),
