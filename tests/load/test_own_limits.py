@@ -37,6 +37,7 @@ def start(daemon: Daemon, path: Path, *more: object) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.parametrize("daemon", ["lt"], indirect=True)  # it is the client that is looked at
 def test_a_client_that_cannot_keep_up_reading_is_not_believed(
     daemon: Daemon, tmp_path: Path
 ) -> None:

@@ -19,6 +19,8 @@ from loadclient.compare.report import text
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import AT_EQUAL_BATCH, PRIMARY, Design, Effect, Kind, Study
 from loadclient.compare.verdict import Court, measured_at_equal
+from tests.load.compare.pages import undrawn
+from tests.untraced import untraced
 
 DESIGN = with_control(Design(pairs=12, cells=(compared(64),)))
 CELL = DESIGN.cells[0]
@@ -102,6 +104,7 @@ def test_what_a_mode_does_by_its_batches_is_in_the_total_effect_alone() -> None:
 
 
 @pytest.mark.parametrize("moved", [1.0, 0.75])
+@untraced()
 def test_the_interval_at_equal_batch_holds_its_level(moved: float) -> None:
     """With spikes, with processes that differ, and with batches that the mode moves."""
     truth = 1.1
@@ -120,6 +123,7 @@ def test_the_interval_at_equal_batch_holds_its_level(moved: float) -> None:
     assert binomtest(missed, asked, 0.05, alternative="greater").pvalue > 0.01
 
 
+@untraced()
 def test_what_could_have_been_seen_is_seen_four_times_out_of_five() -> None:
     promised = sorted(both(WIDE, seed)[1].detectable for seed in range(20))[10]
     world = replace(WIDE, a_over_b={CELL.name: 1 + promised})
@@ -178,7 +182,7 @@ def test_a_study_stored_before_there_was_one_at_equal_batch_is_shown() -> None:
     old = Study.from_json(json.dumps(stored))
 
     assert "server CPU per delivered message" in text(old)
-    assert "at equal batch: no verdict" in page(old)
+    assert "at equal batch: no verdict" in undrawn(old)
 
 
 def test_a_batch_that_was_not_counted_gives_no_effect_at_equal_batch() -> None:

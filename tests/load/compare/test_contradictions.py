@@ -10,11 +10,11 @@ from loadclient.compare import store
 from loadclient.compare.analysis import analyse, judged_again
 from loadclient.compare.command import EXIT_NOTHING_COMPARABLE, EXIT_OK, assemble, exit_code
 from loadclient.compare.design import compared, with_control
-from loadclient.compare.html.page import page
 from loadclient.compare.report import text
 from loadclient.compare.simulation import World, simulated_slices, simulated_study
 from loadclient.compare.study import Design, Kind, Study
 from loadclient.environment import Contention
+from tests.load.compare.pages import undrawn
 
 DESIGN = with_control(Design(pairs=10, cells=(compared(64),)))
 CELL = DESIGN.cells[0].name
@@ -42,7 +42,7 @@ def test_a_daemon_that_the_kernel_contradicts_is_not_compared() -> None:
     assert study.cells[0].not_comparable == REASON
     assert study.cells[0].verdict is Kind.NOT_COMPARABLE
     assert REASON in text(study, width=400)
-    assert REASON in page(study)
+    assert REASON in undrawn(study)
     assert exit_code(study) == EXIT_NOTHING_COMPARABLE
     assert judged_again(Study.from_json(study.to_json())) == (study.fitness, study.cells)
 

@@ -28,6 +28,7 @@ from loadclient.compare.report import text as told
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import OUTCOMES, Cell, Design, OriginalRow, Study, Woken
 from loadclient.compare.verdict import interval
+from tests.load.compare.pages import undrawn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -247,14 +248,16 @@ def test_the_kernels_counts_stand_beside_the_daemons() -> None:
 def test_who_wakes_for_a_connection_is_a_table_of_its_own() -> None:
     woken = Woken(cell=NAMES[0], arm="a", connections=50, loops=200, returns=60, in_vain=10)
     silent = Woken(cell=NAMES[0], arm="b", unavailable="no bpf(2)")
-    (row,) = Page(page(replace(small(), woken=(woken, silent)))).rows("woken")
+    (row,) = Page(undrawn(replace(small(), woken=(woken, silent)))).rows("woken")
     assert (row["connections"], row["loops woken"], row["accept4 in vain"]) == ("50", "200", "10")
 
 
 def test_a_kernel_that_contradicts_the_daemon_or_is_silent_is_said() -> None:
     heard, *_, last = small().kernel
     odd = replace(heard, daemon={**heard.daemon, "recvfrom": 23})
-    told = page(replace(small(), kernel=(odd, replace(last, kernel={}, unavailable="no bpf(2)"))))
+    told = undrawn(
+        replace(small(), kernel=(odd, replace(last, kernel={}, unavailable="no bpf(2)")))
+    )
     assert f"The kernel and the daemons disagree in 1 of {len(heard.kernel)} counts" in told
     assert "recvfrom, the daemon 23" in told
     assert "The kernel says nothing of some arms: no bpf(2)" in told
@@ -289,7 +292,7 @@ def test_the_control_comes_before_everything_else() -> None:
 
 
 def test_an_unfit_machine_is_said_at_the_top() -> None:
-    unfit = page(simulated_study(SMALL, World(a_over_b={NAMES[-1]: 1.5}, noise=0.02)))
+    unfit = undrawn(simulated_study(SMALL, World(a_over_b={NAMES[-1]: 1.5}, noise=0.02)))
     before_main = unfit.partition("<main>")[0]
     assert "This machine is unfit." in before_main
     assert "delivered message: not comparable" in before_main
@@ -299,11 +302,11 @@ def test_a_study_that_was_stopped_after_its_planned_slices_is_not_finished() -> 
     """Discarded pairs were still to be measured again; the text said so, the page did not."""
     stopped = replace(simulated_study(SMALL), complete=False)
 
-    assert "It was stopped before discarded pairs were measured again" in page(stopped)
+    assert "It was stopped before discarded pairs were measured again" in undrawn(stopped)
 
 
 def test_a_cell_whose_mode_was_not_in_force_is_named() -> None:
-    told = page(simulated_study(SMALL, World(wrong_mode=NAMES[0])))
+    told = undrawn(simulated_study(SMALL, World(wrong_mode=NAMES[0])))
     assert f"<dt>{NAMES[0]}</dt><dd>not comparable: et was to show" in told
 
 
@@ -328,11 +331,11 @@ def test_the_original_table_stands_beside_what_it_hides() -> None:
     row = OriginalRow(
         msg_bytes=64, server="never reads", sent_per_second=25100.0, kilobytes_per_second=1606.4
     )
-    told = page(replace(small(), original=(row,)))
+    told = undrawn(replace(small(), original=(row,)))
     assert "By the original&#39;s score a server that never reads makes 25,100 msg/s" in told
     assert Page(told).rows("original")[0]["kilobytes_per_second"] == "1606.4"
     alone = Study(study_id="o", started=0.0, complete=True, design=Design(), original=(row,))
-    assert "<h1>By the original&#39;s score a server that never reads" in page(alone)
+    assert "<h1>By the original&#39;s score a server that never reads" in undrawn(alone)
 
 
 def test_names_and_notes_cannot_become_part_of_the_page() -> None:

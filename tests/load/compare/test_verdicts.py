@@ -101,6 +101,7 @@ def test_two_equal_daemons_that_differ_are_called_different() -> None:
     assert found.p_holm is None  # nothing is corrected of what must not differ at all
 
 
+@untraced()
 def test_pairs_that_share_two_processes_are_no_witnesses() -> None:
     """Ten pairs of two processes say of those ten times what they say of the modes once."""
     design = replace(quick(), pairs_per_daemon=5)
@@ -117,6 +118,7 @@ def test_pairs_that_share_two_processes_are_no_witnesses() -> None:
 
 
 @pytest.mark.parametrize(("truth", "kind"), [(0.8, Kind.A_BETTER), (1.25, Kind.B_BETTER)])
+@untraced()
 def test_a_real_difference_is_found_with_its_sign_and_size(truth: float, kind: Kind) -> None:
     found = Counter()
     ratios = []
@@ -132,6 +134,7 @@ def test_a_real_difference_is_found_with_its_sign_and_size(truth: float, kind: K
     assert sum(abs(ratio / truth - 1) < 0.15 for ratio in ratios) >= 18
 
 
+@untraced()
 def test_a_calm_machine_can_show_that_there_is_no_difference() -> None:
     design = replace(quick(), pairs=20)
     world = replace(CALM, noise=0.002, spikes=0.0)
@@ -520,6 +523,7 @@ def test_half_a_pair_is_no_pair() -> None:
     assert (len(pairs), because, discarded) == (9, {}, 0)
 
 
+@untraced()
 def test_significance_does_not_survive_many_cells() -> None:
     """One cell in twenty looks different by chance; Holm knows how many were looked at."""
     lonely = with_control(Design(pairs=10, cells=(compared(64),)))
