@@ -112,7 +112,7 @@ class CompareOptions:
     """What is compared, how often, and where the results go."""
 
     preset: Literal["quick", "full", "original"] = "full"
-    """quick: three questions, about three minutes. full: 26 questions, 30 minutes, and more where
+    """quick: three questions, about three minutes. full: 26 questions, 33 minutes, and more where
     pairs have to be measured again. original: the original's load and score, and what they hide,
     about eight minutes."""
     quick: Annotated[bool, Parameter(negative="")] = False
