@@ -132,7 +132,7 @@ MUTANTS = [
            'if lines.count(b"\\n") != messages or (lines and not lines.endswith(b"\\n")):',
            "if False:", "tests/daemon/bus/test_envelope.py"),
     Mutant("a buffer has no limit", "etltd/bus/buffer.py",
-           "if held and held + size > self._limit_bytes:", "if False:",
+           "if held and held + size > self._limit_bytes and not is_last:", "if False:",
            "tests/daemon/bus/test_buffer.py"),
     Mutant("a hand-over forgets the line that was begun", "etltd/snapshot.py",
            "conn.decoder.resume(peer.tail,", 'conn.decoder.resume(b"",', SNAPSHOT),
@@ -212,7 +212,7 @@ MUTANTS = [
            "tests/load/compare/test_verdicts.py::"
            "test_bad_slices_are_not_left_out_in_the_culprits_favour"),
     Mutant("one arm alone may be strained", "loadclient/compare/analysis.py",
-           "if alone or coin(", "if coin(",
+           "if more or coin(", "if coin(",
            "tests/load/compare/test_verdicts.py::"
            "test_bad_slices_are_not_left_out_in_the_culprits_favour"),
     Mutant("pairs that share daemons count", "loadclient/compare/analysis.py",
