@@ -1,7 +1,8 @@
-"""Coverage-guided fuzzing: ``python -m tests.fire.fuzz TARGET [SECONDS]``; needs atheris.
+"""Coverage-guided fuzzing: ``python -m tests.fire.fuzz TARGET [SECONDS [THEN]]``; needs atheris.
 
 New inputs that reach new code are kept in ``corpus/TARGET``, merged to the least that covers as
-much. A finding is written to ``corpus/TARGET/found-*`` (replay it with pytest) and ends the run.
+much, unless THEN is ``forget``. A finding is written to ``corpus/TARGET/found-*`` (replay it with
+pytest) and ends the run.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def fuzz(target: str, arguments: list[str]) -> None:
     atheris.Fuzz()
 
 
-def main(target: str, seconds: str = "60") -> int:
+def main(target: str, seconds: str = "60", then: str = "keep") -> int:
     """Fuzz *target* for a while from the stored corpus, then keep what was worth keeping."""
     stored = CORPUS / target
     stored.mkdir(parents=True, exist_ok=True)
@@ -43,6 +44,8 @@ def main(target: str, seconds: str = "60") -> int:
         merged.mkdir()
         limits = [f"-max_len={LONGEST_INPUT}", f"-artifact_prefix={stored}/found-"]
         found = _run(command, f"-max_total_time={seconds}", *limits, grown, stored)
+        if then == "forget":
+            return found
         _run(command, "-merge=1", *limits, merged, grown, stored)
         for old in stored.glob("[0-9a-f]*"):
             if not old.name.startswith("found"):

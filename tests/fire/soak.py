@@ -99,6 +99,8 @@ class Figures:
         starts = range(first, len(self.seconds) - size + 1, size)
         x = [sum(self.seconds[i : i + size]) / size for i in starts]
         y = [sum(values[i : i + size]) / size for i in starts]
+        if min(y) == max(y):  # nothing to fit: scipy's interval would be nan
+            return 0.0, 0.0
         fit = stats.linregress(x, y)
         half = stats.t.ppf(0.975, len(x) - 2) * fit.stderr
         return fit.slope * 3600, half * 3600

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 SECONDS = 5.0
 
 
-def figures(minutes: int, growth: float) -> Figures:
+def figures(minutes: int, growth: float, swing: int = 4096) -> Figures:
     """Return a run in which so many bytes an hour stayed behind, on top of ups and downs."""
     found = Figures()
     for second in range(minutes * 60):
-        ups_and_downs = 4096 * (second * 7919 % 17)
+        ups_and_downs = swing * (second * 7919 % 17)
         found.seconds.append(second)
         found.memory.append(30e6 + ups_and_downs + growth * second / 3600)
     return found
@@ -42,3 +42,10 @@ def test_memory_that_grows_is_a_failure(minutes: int, growth: float) -> None:
 def test_memory_that_goes_up_and_down_is_none(minutes: int, growth: float) -> None:
     """In a minute the interpreter's caches fill, which would make a slope."""
     figures(minutes, growth).assert_flat()
+
+
+def test_memory_that_does_not_move_is_flat() -> None:
+    """There is no interval around what has no spread."""
+    still = figures(10, growth=0, swing=0)
+    still.assert_flat()
+    assert "nan" not in still.told_slope(still.memory, 0.2)
