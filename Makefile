@@ -53,9 +53,9 @@ curves: .venv/.dev ## scaling curves as a page, report/curves.html, about five m
 soak-bus: .venv/.dev ## three instances on two networks over NATS, faults in turn, SECONDS=600 (as root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(PYTHON) tests/bench/bus_soak.py $(or $(SECONDS),600)
 
-fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris)
+fuzz: .venv/.dev ## coverage-guided fuzzing, SECONDS=60 for each target (installs atheris; THEN=forget leaves the corpus)
 	@$(PYTHON) -m pip install -q "atheris>=3,<4"
-	@for target in $(or $(TARGET),decoder outbox batch modes); do $(PYTHON) -m tests.fire.fuzz $$target $(or $(SECONDS),60) || exit 1; done
+	@for target in $(or $(TARGET),decoder outbox batch modes); do $(PYTHON) -m tests.fire.fuzz $$target $(or $(SECONDS),60) $(THEN) || exit 1; done
 
 demo-fresh: .venv/.dev ## `make demo` in a fresh clone and a terminal of 80 columns, as you or (root) as USERS="a b"
 	@$(PYTHON) tests/deploy/fresh_demo.py $(USERS)
@@ -66,8 +66,8 @@ mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60 (every night: MINUTES=10; gently: PACE=0.1)
 	@$(PYTHON) -m tests.fire.soak both $(or $(MINUTES),60) $(PACE)
 
-siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=4, SECONDS=2)
-	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),2) $(ATTACK)
+siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=4, SECONDS=1.5)
+	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),1.5) $(ATTACK)
 
 audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI, then OSV)
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q "pip-audit>=2.10,<3"; } || echo "audit: NOT DONE: pip-audit could not be installed"

@@ -286,7 +286,7 @@ def measure(mode: str, name: str, rounds: int, seconds: float, folder: Path) -> 
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=4, help="at least 2")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of a block")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a block")
     parser.add_argument("attacks", nargs="*", default=list(ATTACKS), metavar="ATTACK")
     chosen = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and end the daemons
