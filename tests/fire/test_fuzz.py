@@ -9,11 +9,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.fire.targets import TARGETS
+from tests.untraced import untraced
 
 CORPUS = Path(__file__).parent / "corpus"
 
 
 @pytest.mark.parametrize("target", TARGETS)
+@untraced()
 def test_nothing_in_the_corpus_breaks_it(target: str) -> None:
     """Each file once reached code that no other did, or was a finding."""
     stored = sorted((CORPUS / target).iterdir())
