@@ -249,10 +249,10 @@ def policy(name: str) -> Iterator[str]:
         without = [f"{c.cell}, {interval(effect)}" for c, effect in known if effect.leaves_one_out]
         winners = sum(effect.verdict in BETTER for _, effect in known)
         yield (
-            f"- {TITLE[outcome.name]}: of {len(known)} cells {winners or 'none'} "
-            f"{'has' if winners == 1 else 'have'} a winner; a difference of {percent(seen[0])} to "
-            f"{percent(seen[-1])} could have been seen. {below} ratios are below 1. Intervals that "
-            f"exclude 1: {'; '.join(without) or 'none'}."
+            f"- {TITLE[outcome.name]}: {winners or 'no'} winner{'s' * (winners != 1)} in "
+            f"{len(known)} cells; what could have been seen is {percent(seen[0])} to "
+            f"{percent(seen[-1])}. Ratios below 1: {below}. Intervals that exclude 1: "
+            f"{'; '.join(without) or 'none'}."
         )
 
 

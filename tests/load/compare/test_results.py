@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from loadclient.compare.design import full, plan, quick
 from loadclient.compare.simulation import World, simulated_study
 from loadclient.compare.study import AT_EQUAL_BATCH, PRIMARY, Design, Fitness, Study
 from loadclient.compare.studyfile import design_of
+from loadclient.compare.verdict import percent
 from tests.bench import power
 from tests.untraced import untraced
 
@@ -76,6 +78,37 @@ def test_the_script_says_what_is_in_the_study(write: Any, monkeypatch: pytest.Mo
     waits = study.cells[0].a.syscalls_per_message["epoll_wait"]
     assert f"| {first} | et | {waits:.3g} | 2 |" in told
     write.judged_anew.cache_clear()
+
+
+def test_not_shown_is_said_with_what_could_have_been_seen(
+    write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That "it is gone" was written of an interval as wide as what was gone."""
+    usual, _, same = (cell.name for cell in quick().cells[:3])
+    world = World(a_over_b={usual: 1.3}, noise=0.02, process=0, spikes=0, batching=0.2,
+                  batch_slope=-0.5)  # fmt: skip
+    study = simulated_study(world=world, seed=2)
+    monkeypatch.setattr(write, "stored", lambda _name: study)
+    told = write.written(
+        "<!-- policy x -->\n<!-- end -->\n<!-- replications x -->\n<!-- end -->\n"
+        f"<!-- slopes x -->\n<!-- end -->\n<!--seen x: {same}-->?<!--/-->\n"
+    )
+    seen = percent(study.cells[2].effects[1].detectable)
+    total, equal = (
+        f"{effect.ratio:.3f} ({effect.low:.3f} to {effect.high:.3f})"
+        for effect in study.cells[0].effects[:2]
+    )
+    batch, slope, ratio, steeper = (
+        float(word) for word in re.search(rf"\| {usual} \| ([\d.]+) \| (-[\d.]+) \| "
+                                          r"([\d.]+) \| ([\d.]+) \|", told).groups()
+    )  # fmt: skip
+
+    assert f"at equal batch: no winners in 1 cells; what could have been seen is {seen} to" in told
+    assert f"<!--seen x: {same}-->{seen}<!--/-->" in told
+    assert f"| {usual} | CPU | {total}* | {total}* | {total}* |" in told
+    assert f"| {usual} | CPU at equal batch | {equal}* | {equal}* | {equal}* |" in told
+    assert slope == pytest.approx(-0.5, abs=0.2)
+    assert steeper == pytest.approx(ratio * batch**0.2, abs=2e-3)
 
 
 def test_a_study_that_todays_rules_refuse_is_said_to_be_refused(
