@@ -46,6 +46,7 @@ def chat_listeners(
         yield from inherited or _own(config)
     else:
         for listener in inherited:
+            listener.leave_path()  # what is there now may be what was passed
             listener.close()
 
 

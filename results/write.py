@@ -243,15 +243,16 @@ def policy(name: str) -> Iterator[str]:
     same = {cell.name for cell in study.design.cells if cell.drain in SAME_POLICY}
     for outcome in CONFIRMATORY:
         found = [(c, _effect(c, outcome.name)) for c in _questions(study) if c.cell in same]
-        known = [(cell, effect) for cell, effect in found if effect.ratio is not None]
+        known = [(c, e) for c, e in found if e.ratio is not None and not c.not_comparable]
         seen = sorted(effect.detectable for _, effect in known if effect.detectable is not None)
         below = sum(effect.ratio < 1 for _, effect in known if effect.ratio is not None)
         without = [f"{c.cell}, {interval(effect)}" for c, effect in known if effect.leaves_one_out]
         winners = sum(effect.verdict in BETTER for _, effect in known)
+        visible = f"{percent(seen[0])} to {percent(seen[-1])}" if seen else "nothing"
         yield (
             f"- {TITLE[outcome.name]}: {winners or 'no'} winner{'s' * (winners != 1)} in "
-            f"{len(known)} cells; what could have been seen is {percent(seen[0])} to "
-            f"{percent(seen[-1])}. Ratios below 1: {below}. Intervals that exclude 1: "
+            f"{len(known)} cells; what could have been seen is {visible}. Ratios below 1: {below}. "
+            "Intervals that exclude 1: "
             f"{'; '.join(without) or 'none'}."
         )
 
@@ -265,7 +266,10 @@ def replications(name: str) -> Iterator[str]:
     yield "|---" * (2 + len(names)) + "|"
     for cell in dict.fromkeys(cell for study in studies for cell in study):
         for outcome in CONFIRMATORY:
-            effects = [_effect(s[cell], outcome.name) if cell in s else None for s in studies]
+            effects = [
+                _effect(s[cell], outcome.name) if cell in s and not s[cell].not_comparable else None
+                for s in studies
+            ]
             if any(effect and effect.verdict in BETTER for effect in effects):
                 told = (f"{_ratio(e)}{'*' if e.verdict in BETTER else ''}" if e else NOTHING
                         for e in effects)  # fmt: skip

@@ -45,6 +45,8 @@ LINE = b"x" * 1000 + b"\n"
 def _room() -> Iterator[None]:
     """Allow for these descriptors, here and in what is started."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if before[1] < 2 * FIRST_FREE:
+        pytest.skip(f"no more than {before[1]} descriptors here (ulimit -Hn)")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(before[0], 2 * FIRST_FREE), before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -254,6 +256,27 @@ def test_sockets_of_its_own_give_way_to_what_the_manager_passes(
         for port in ports:
             socket.create_connection(("127.0.0.1", port)).close()
         assert len(ports) == 2
+        assert_talks(crowd, b"hello\n")
+
+
+def test_a_unix_socket_that_gives_way_leaves_the_path_to_what_is_passed(
+    daemon: Start, tmp_path: Path
+) -> None:
+    """It unlinked what the manager had just bound, and nobody could find the daemon."""
+    path = tmp_path / "chat.sock"
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", "--unix", str(path), variables=store.variables)
+        crowd = first.crowd(2)
+        leave(first)
+        path.unlink()  # as systemd does before it binds
+        with socket.socket(socket.AF_UNIX) as chat:
+            chat.bind(str(path))
+            chat.listen()
+            more = store.passes_on(chat=chat)
+            second = restarted(first, daemon, "lt", "--unix", str(path), **more)
+        with socket.socket(socket.AF_UNIX) as newcomer:
+            newcomer.connect(str(path))
+            until(lambda: second.metrics()["connections"] == 3)
         assert_talks(crowd, b"hello\n")
 
 

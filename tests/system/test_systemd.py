@@ -114,7 +114,7 @@ def free_port() -> int:
 )
 def test_who_connects_before_the_daemon_is_up_is_served(daemon: Start, mode: str) -> None:
     chat, metrics = free_port(), free_port()
-    passed_on = [name for name in os.environ if name.startswith(("COVERAGE", "PYTHON"))]
+    passed_on = [name for name in os.environ if name.startswith(("COVERAGE", "PYTHON", "ETLT_T"))]
     prefix = ["systemd-socket-activate", "-l", f"127.0.0.1:{chat}", "-l", f"127.0.0.1:{metrics}"]
     prefix += ["--fdname=chat:metrics", *(f"--setenv={name}" for name in passed_on)]
     running = daemon(mode, prefix=prefix, ports=("--port", "1", "--metrics-port", "1"), wait=False)
