@@ -1,8 +1,10 @@
 """What the bus costs: CPU per publish, per receipt and in NATS, and how much it carries.
 
-Usage: python tests/bench/bench_bus.py [ENVELOPES]
-One instance's link talks, one or three others listen, on a NATS server of their own; no loops and
-no clients. CPU time repeats better than wall time on a machine that others use, too.
+Usage: python tests/bench/bench_bus.py [ENVELOPES [PAUSE]]
+With a PAUSE, in seconds, between two envelopes each wakes its threads from their sleep: what a
+chat costs that has little to say. Without one they hardly sleep. One instance's link talks, one or
+three others listen, on a NATS server of their own; no loops and no clients. CPU time repeats better
+than wall time on a machine that others use, too.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Side:
         return next(t.user_time + t.system_time for t in threads if t.id == self.link.native_id)
 
 
-def measure(listeners: int, size: int, envelopes: int) -> str:
+def measure(listeners: int, size: int, envelopes: int, pause: float) -> str:
     """Return a row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         nats = NatsServer(Path(folder))
@@ -67,6 +69,8 @@ def measure(listeners: int, size: int, envelopes: int) -> str:
         for number in range(envelopes):
             talker.outgoing.put(Parcel(number, size // 64, lines, 0), len(lines))
             talker.link.wake()
+            if pause:
+                time.sleep(pause)
             while number - min(other.take() for other in others) > MOST_WAITING:
                 threading.Event().wait(0.0005)
         until(lambda: all(other.take() == envelopes for other in others))
@@ -85,14 +89,15 @@ def measure(listeners: int, size: int, envelopes: int) -> str:
     )
 
 
-def main(envelopes: int = 20_000) -> None:
+def main(envelopes: int = 20_000, pause: float = 0.0) -> None:
     """Print the table of SCALING.md."""
     print("| listeners | bytes | µs CPU: publish | receive | NATS | envelopes/s | MB/s |")
     print("|---|---|---|---|---|---|---|")
     for listeners in (1, 3):
         for size in (64, 4096, 65536):
-            print(measure(listeners, size, min(envelopes, 400_000_000 // size)), flush=True)
+            most = min(envelopes, 400_000_000 // size)
+            print(measure(listeners, size, most, pause), flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:2]), *map(float, sys.argv[2:3]))
