@@ -53,7 +53,7 @@ class Machine:
         if os.geteuid() != 0:
             raise NotPossibleError("needs root, to make namespaces")
         self._stage = tempfile.TemporaryDirectory(prefix="etlt-machine-")
-        self._clients: list[Client] = []
+        self.clients: list[Client] = []
         self._group = f"etlt-test-{os.getpid()}"
         self._says = Path(self._stage.name).with_suffix(".log")
         with self._says.open("wb") as says:
@@ -95,7 +95,7 @@ class Machine:
 
     def stop(self) -> None:
         """Power it off, by force if need be, and remove what the kernel keeps of it."""
-        for client in self._clients:
+        for client in self.clients:
             client.sock.close()
         leader = self._first_process() if self._process.poll() is None else 0
         if leader:
@@ -180,9 +180,9 @@ class Machine:
 
     def reset(self) -> None:
         """Hang up, stop everything of ours and forget how it ended."""
-        for client in self._clients:
+        for client in self.clients:
             client.sock.close()
-        self._clients.clear()
+        self.clients.clear()
         units = [
             "etltd@*.socket",
             "etltd-metrics@*.socket",
@@ -218,8 +218,8 @@ class Machine:
 
     def dial(self, port: int, rcvbuf: int = 0) -> Client:
         """Connect a client; `reset` hangs up."""
-        self._clients.append(self.inside(Client, ("127.0.0.1", port), rcvbuf))
-        return self._clients[-1]
+        self.clients.append(self.inside(Client, ("127.0.0.1", port), rcvbuf))
+        return self.clients[-1]
 
     def get(self, port: int, path: str = "/metrics") -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
