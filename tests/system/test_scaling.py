@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import lzma
+import re
 from pathlib import Path
 from statistics import median
 
 import pytest
 
+from tests.bench.bench_loops import Run, summary
 from tests.bench.scaling_model import LAG, NATS_CORES, Crowd, burst, least, need, table
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,25 @@ def test_the_model_foretells_what_more_loops_cost(mode: str, loops: int) -> None
     measured = measured_cores(cell, "a") / one
     assert beside > 0
     assert measured / FACTOR < foretold < measured * FACTOR
+
+
+def test_what_two_loops_deliver_is_what_was_stored() -> None:
+    stored = json.loads(lzma.decompress((ROOT / "results" / "loops-two.json.xz").read_bytes()))
+    pairs = [(Run(**one), Run(**two)) for one, two in stored["pairs"]]
+    ratio = re.search(r"over one: ([\d.]+) \(95 %: ([\d.]+ to [\d.]+)\)", summary(pairs))
+    assert ratio is not None
+    text = (ROOT / "SCALING.md").read_text()
+
+    assert f"Two loops deliver {ratio[1]} times ({ratio[2]}) as much" in text
+    for loops in zip(*pairs, strict=True):
+        middle, *ends = (f(run.deliveries for run in loops) for f in (median, min, max))
+        row = rf" {_near(middle)} \({_near(ends[0])} to {_near(ends[1])}\) "
+        assert re.search(row, text), row
+
+
+def _near(figure: float) -> str:
+    """Return a pattern for a figure to three or four digits."""
+    return "|".join({f"{round(figure, -places):,.0f}" for places in (2, 3)}).join(("(?:", ")"))
 
 
 def test_no_fewer_instances_would_do() -> None:
