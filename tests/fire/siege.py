@@ -52,18 +52,19 @@ LONGEST_TICK = 64
 QUIET, ELSEWHERE, HERE = "quiet", "elsewhere", "here"
 ENDLESS = 1 << 40
 CROWDS = {"slowloris": 500, "never-readers": 200}
-# Stated, by attack: bystanders' p99 grows by no more. Without a rate limit nothing is stated.
+# Stated, by attack: bystanders' p99 grows by no more, some half more than was measured (FAULTS.md).
+# Without a rate limit nothing is stated.
 LARGEST = {
-    "slowloris": 30.0,
-    "never-readers": 30.0,
+    "slowloris": 25.0,
+    "never-readers": 5.0,
     "newline-flood": math.inf,
-    "no-newline": 30.0,
+    "no-newline": 8.0,
     "flood": math.inf,
     "newline-flood-limited": 30.0,
-    "flood-limited": 30.0,
+    "flood-limited": 10.0,
     "connect-storm": 30.0,
-    "reset-storm": 30.0,
-    "metrics-port": 10.0,
+    "reset-storm": 10.0,
+    "metrics-port": 3.0,
 }
 
 
@@ -243,8 +244,8 @@ class Seen:
 
     @property
     def is_too_much(self) -> bool:
-        """Whether the factor is shown to be above what is stated."""
-        return self.factor(HERE).low > LARGEST[self.name]
+        """Whether the factor, its middle value, is above what is stated."""
+        return self.factor(HERE).middle > LARGEST[self.name]
 
     def row(self) -> str:
         """Return a line of the table."""
