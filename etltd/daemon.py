@@ -353,8 +353,7 @@ class Daemon:
             state = self._snapshot()
         except OSError as error:
             return f"the state cannot be taken: {error.strerror}"
-        fds = [port.fd for port in state.ports] + [peer.fd for peer in state.peers]
-        problem = succession.become_successor(state, fds, self._environment)
+        problem = succession.become_successor(state, state.fds, self._environment)
         return f"the successor cannot be started: {problem.strerror}"
 
     def _snapshot(self) -> State:
@@ -403,10 +402,10 @@ class Daemon:
         if self._bus is not None:
             return ON_A_BUS
         try:
-            state = self._snapshot()
+            state = fdstore.own(self._snapshot())
         except OSError as error:
             return f"the state cannot be taken: {error.strerror}"
-        sockets = len(fdstore.descriptors(state))
+        sockets = len(state.fds)
         if sockets > fdstore.MOST_SOCKETS:
             return (
                 f"{sockets} sockets are more than {fdstore.MOST_SOCKETS}; a reload keeps any number"
@@ -442,9 +441,8 @@ class Daemon:
             self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
             state = None
         self._manager.forget_stored()
-        kept = set() if state is None else {port.fd for port in state.ports}
-        kept |= set() if state is None else {peer.fd for peer in state.peers}
-        for fd in set(stored[fdstore.SOCKETS]) - kept:
+        kept = state.fds if state is not None else []
+        for fd in set(stored[fdstore.SOCKETS]).difference(kept):
             os.close(fd)  # or its peer would wait for ever
         return state
 

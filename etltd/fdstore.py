@@ -34,20 +34,17 @@ PER_MESSAGE = 250  # SCM_MAX_FD is 253
 PATIENCE_SECONDS = 10.0
 
 
-def descriptors(state: State) -> list[int]:
-    """Return the sockets of *state* that are to be stored.
+def own(state: State) -> State:
+    """Return *state* without the listening sockets that the manager passed.
 
-    Listening sockets that the manager passed are not: it has them, and passes them again or, if it
-    was told so meanwhile, others.
+    It has them, and passes them again or, if it was told so meanwhile, others.
     """
-    ports = [port.fd for port in state.ports if not port.passed]
-    return ports + [peer.fd for peer in state.peers]
+    return replace(state, ports=[port for port in state.ports if not port.passed])
 
 
 def put(address: str, state: State) -> OSError | None:
-    """Leave *state* and its sockets with the manager at *address*; return what went wrong."""
-    fds = descriptors(state)
-    state = replace(state, ports=[port for port in state.ports if not port.passed])
+    """Leave our `own` *state* with the manager at *address*; return what went wrong."""
+    fds = state.fds
     try:
         with (
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,

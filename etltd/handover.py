@@ -81,6 +81,11 @@ class State:
     counters: dict[str, Any]
     began_ns: int  # when the last tick had ended: the pause runs from here
 
+    @property
+    def fds(self) -> list[int]:
+        """Every socket's descriptor."""
+        return [port.fd for port in self.ports] + [peer.fd for peer in self.peers]
+
 
 class _Parts:
     """Raw bytes, each kept once however many refer to it."""

@@ -52,8 +52,8 @@ LONGEST_TICK = 64
 QUIET, ELSEWHERE, HERE = "quiet", "elsewhere", "here"
 ENDLESS = 1 << 40
 CROWDS = {"slowloris": 500, "never-readers": 200}
-# Stated, by attack: bystanders' p99 grows by no more, some half more than was measured (FAULTS.md).
-# Without a rate limit nothing is stated.
+# Stated, by attack: bystanders' p99 grows by no more. Half as much as was measured (FAULTS.md), or
+# more, is added. Without a rate limit nothing is stated.
 LARGEST = {
     "slowloris": 25.0,
     "never-readers": 5.0,
