@@ -41,13 +41,13 @@ WAY = 300e-6  # through NATS, if it slept: there, its processor time for one env
 # Sizes, in bytes.
 IDLE_BYTES = 656  # resident memory of a connection (README: 10,000 idle connections)
 SOCKET_BYTES = 3_000  # of the kernel for it, without data; an assumption
-BASE_BYTES = 33_000_000  # of an instance without clients (README)
-LINE_BYTES, ENVELOPE_BYTES = 80, 90  # of a message, and beside its messages; assumptions
+BASE_BYTES = 33_000_000  # of an instance without clients: SCALING.md, What the bus costs
+LINE_BYTES = 80  # of a message; an assumption
 
 # Limits; all are choices.
 LAG = 0.1  # seconds from a message's arrival to its last copy's send, for 99 of 100
 NATS_CORES = 4.0
-LINK_BYTES = 1.25e9  # per second into one instance's host: 10 Gbit/s
+LINK_BYTES = 1.25e9  # per second to one instance's clients: 10 Gbit/s
 MOST_INSTANCES = 4096  # that one remembers (etltd.bus.sequence)
 
 PLAYED = 1000  # messages in a play: enough for their 99th percentile
@@ -202,7 +202,7 @@ class Need:
     loop_cores: float  # of each
     lag: float  # 99th percentile
     nats_cores: float
-    link_bytes: float  # into each instance
+    link_bytes: float  # per second from each to its clients; what comes over the bus is less
     memory_bytes: float  # of all instances
 
     @property
@@ -219,7 +219,7 @@ def need(crowd: Crowd, instances: int) -> Need:
         published = one.published / seconds or published
     envelopes = published * (instances - 1)
     nats = envelopes * instances * NATS
-    link = envelopes * ENVELOPE_BYTES + crowd.messages * LINE_BYTES
+    link = crowd.messages * LINE_BYTES * crowd.connections / instances
     memory = instances * BASE_BYTES + crowd.connections * (IDLE_BYTES + SOCKET_BYTES)
     lag = sorted(one.lags)[len(one.lags) * 99 // 100]
     return Need(instances, one.busy_seconds / seconds, lag, nats, link, memory)
@@ -261,10 +261,11 @@ def row(crowd: Crowd) -> str:
     head = f"| {crowd.connections:,} | {crowd.messages:,.0f} |"
     found = least(crowd)
     if found is None:
-        return f"{head} no number does | | | | |"
+        return f"{head} no number does | | | | | |"
     return (
         f"{head} {found.instances:,} | {found.loop_cores:.2f} | {found.lag * 1000:.0f} | "
-        f"{found.nats_cores:.2f} | {found.memory_bytes / 1e9:.1f} |"
+        f"{found.nats_cores:.2f} | {found.link_bytes * 8 / 1e9:.2f} | "
+        f"{found.memory_bytes / 1e9:.1f} |"
     )
 
 
@@ -276,8 +277,9 @@ def table() -> str:
         for messages in (1, 10, 1000)
     ]
     head = [
-        "| connections | messages/s | instances | core of each loop | lag p99, ms | NATS | GB |",
-        "|---|---|---|---|---|---|---|",
+        "| connections | messages/s | instances | core of each loop | lag p99, ms | NATS | "
+        "Gbit/s from each | GB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows])
 

@@ -86,5 +86,13 @@ def test_a_busy_loop_batches_instead_of_falling_behind() -> None:
     assert busy.loop_cores < 5 * calm.loop_cores
 
 
+def test_a_link_that_is_too_narrow_for_all_copies_is_no_fit() -> None:
+    """What goes out to the clients is connections times what comes in: it is full first."""
+    found = need(Crowd(connections=10_000, messages=10_000), 4)
+
+    assert found.link_bytes > 1.25e9
+    assert not found.fits
+
+
 def test_one_instance_needs_no_bus() -> None:
     assert need(Crowd(connections=1000, messages=10), 1).nats_cores == 0
