@@ -66,8 +66,8 @@ mutants: .venv/.dev ## remove one guard at a time; the tests must notice (about 
 soak: .venv/.dev ## mixed load with churn on both modes at once, MINUTES=60 (every night: MINUTES=10; gently: PACE=0.1)
 	@$(PYTHON) -m tests.fire.soak both $(or $(MINUTES),60) $(PACE)
 
-siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=4, SECONDS=1.5)
-	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),4) --seconds $(or $(SECONDS),1.5) $(ATTACK)
+siege: .venv/.dev ## attacks at full size, what bystanders notice of them as a factor (ATTACK=..., ROUNDS=8, SECONDS=1.5)
+	@$(PYTHON) -m tests.fire.siege --rounds $(or $(ROUNDS),8) --seconds $(or $(SECONDS),1.5) $(ATTACK)
 
 audit: .venv/.dev ## known weaknesses of the locked dependencies (installs pip-audit, asks PyPI, then OSV)
 	@test -x .venv/audit/bin/pip-audit || { $(PYTHON) -m venv .venv/audit && .venv/audit/bin/pip install -q "pip-audit>=2.10,<3"; } || echo "audit: NOT DONE: pip-audit could not be installed"

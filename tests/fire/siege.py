@@ -13,8 +13,8 @@ The factor is the p99 of a block over that of the round's quiet one, as the geom
 rounds with its 95 % interval (of the logarithms, Student's t). What *here* adds to *elsewhere* is
 the daemon's doing; the rest is that attacker, daemons and bystanders share the processors.
 
-The exit status is 1 if a factor is shown to be above the largest that is stated for its attack
-(`LARGEST`): if all of its interval is.
+For each attack the largest factor is stated (`LARGEST`). It is shown to hold where the whole
+interval is below it, open where only the middle value is; above that the exit status is 1.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import random
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -75,6 +76,9 @@ class Pair:
         self.daemon = daemon
         crowd = daemon.crowd(2)
         self.speaker, self.listener = (client.sock for client in crowd.clients)
+        # Else, once the daemon talks to the speaker, too, it acknowledges late, and the speaker's
+        # own kernel keeps its next word back (Nagle), for 40 ms and in quiet blocks as well.
+        self.speaker.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.next = 0
         self.taken: list[float] = []
         self._outgoing = b""
@@ -247,19 +251,26 @@ class Seen:
         """Whether the factor, its middle value, is above what is stated."""
         return self.factor(HERE).middle > LARGEST[self.name]
 
+    @property
+    def stated(self) -> str:
+        """Return the largest factor that is stated, and what was shown of it."""
+        largest = LARGEST[self.name]
+        if largest == math.inf:
+            return "none"
+        shown = "shown" if self.factor(HERE).high <= largest else "open"
+        return f"{largest:.0f}, {'EXCEEDED' if self.is_too_much else shown}"
+
     def row(self) -> str:
         """Return a line of the table."""
         quiet, here = self.blocks[QUIET], self.blocks[HERE]
         more = ">" if any(block.is_bound for block in here) else ""
         lost = sum(len(block.unheard) for block in here)
         said = lost + sum(len(block.taken) for block in here)
-        largest = LARGEST[self.name]
-        stated = "none" if largest == math.inf else f"{largest:.0f}"
         return (
             f"| {self.name} | {self.mode} | {1e3 * mean(block.p99 for block in quiet):.1f} "
             f"| {more}{1e3 * mean(block.p99 for block in here):.1f} "
             f"| {more}{self.factor(HERE)} | {self.factor(ELSEWHERE)} "
-            f"| {stated}{' EXCEEDED' if self.is_too_much else ''} | {lost:,} of {said:,} |"
+            f"| {self.stated} | {lost:,} of {said:,} |"
         )
 
 
@@ -286,7 +297,7 @@ def measure(mode: str, name: str, rounds: int, seconds: float, folder: Path) -> 
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=4, help="at least 2")
+    parser.add_argument("--rounds", type=int, default=8, help="at least 2")
     parser.add_argument("--seconds", type=float, default=1.5, help="of a block")
     parser.add_argument("attacks", nargs="*", default=list(ATTACKS), metavar="ATTACK")
     chosen = parser.parse_args()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 from tests.fire.hostile import ATTACKS
-from tests.fire.siege import HERE, LARGEST, QUIET, Block, Seen, measure
+from tests.fire.siege import HERE, LARGEST, QUIET, Block, Pair, Seen, measure
+from tests.system.rig import DaemonProcess
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +39,25 @@ def test_a_factor_above_what_is_stated_is_too_much() -> None:
     assert "EXCEEDED" in seen(0.5 * largest, 2 * largest, 9 * largest).row()
     assert not seen(0.1 * largest, 2 * largest, 3 * largest).is_too_much
     assert not seen(900, 900, name="flood").is_too_much, "without a limit nothing is stated"
+
+
+def test_a_factor_holds_only_if_all_of_its_interval_does() -> None:
+    """From 1 to 362 with 20 in the middle was called no more than 30."""
+    largest = LARGEST["flood-limited"] / 1000
+
+    assert "shown" in seen(0.4 * largest, 0.5 * largest, 0.6 * largest).row()
+    assert "open" in seen(0.1 * largest, 2 * largest, 3 * largest).row()
+
+
+def test_the_bystanders_own_kernel_keeps_nothing_back(tmp_path: Path) -> None:
+    """Nagle's algorithm made quiet blocks after an attack as late as the attack."""
+    daemon = DaemonProcess("lt", log=tmp_path / "log")
+    try:
+        daemon.wait_until_listening()
+        speaker = Pair(daemon).speaker
+        assert speaker.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    finally:
+        daemon.close()
 
 
 def test_something_is_stated_of_every_attack() -> None:
