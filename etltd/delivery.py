@@ -60,7 +60,7 @@ class Delivery:
     def _deliver(self, batch: Batch) -> None:
         """Offer the batch to every peer, once; what the kernel does not take goes to outboxes."""
         shared, total_bytes, total, spans = batch.shared, batch.size, batch.messages, batch.spans
-        view = memoryview(shared)
+        view: memoryview | None = None
         enqueued = delivered = sent_bytes = sendtos = sendmsgs = 0
         for conn in self._roster.connections.values():
             if conn.close_reason is not None:
@@ -81,6 +81,7 @@ class Delivery:
                 else:
                     sendmsgs += 1
                     start, end, _, _ = span
+                    view = view or memoryview(shared)
                     size = total_bytes - end + start
                     sent = conn.sock.sendmsg((view[:start], view[end:]))
             except BlockingIOError:
@@ -101,7 +102,8 @@ class Delivery:
         stats.messages_delivered += delivered
         stats.sent_bytes += sent_bytes
         stats.syscalls["sendto"] += sendtos
-        stats.syscalls["sendmsg"] += sendmsgs
+        if sendmsgs:
+            stats.syscalls["sendmsg"] += sendmsgs
 
     @staticmethod
     def _pieces(conn: Connection, batch: Batch) -> list[Piece]:

@@ -63,6 +63,7 @@ class Reactor:
         self._stop_on_short_read = config.drain == "short-read"
         self._sweep = Sweep(config.peer_timeout) if config.peer_timeout else None
         self._epoll = select.epoll()
+        self._poll, self._max_events = self._epoll.poll, config.max_events
         self._buffer = memoryview(bytearray(config.recv_bytes))
         self._listeners: dict[int, Listener] = {}
         self._accept_mask = triggers.accept_mask(self.trigger, config.listener)
@@ -147,9 +148,10 @@ class Reactor:
 
     def tick(self, timeout: float) -> int:
         """Wait up to *timeout* seconds, handle what happened, return the number of events."""
-        stats, roster = self.stats, self.roster
-        revisit, self._revisit = self._revisit, {}
-        events = self._wait(0 if revisit else timeout)
+        stats, roster, revisit = self.stats, self.roster, self._revisit
+        if revisit:
+            self._revisit, timeout = {}, 0
+        events = self._wait(timeout)
         self.ticked_ns = began_ns = monotonic_ns()
         stats.epoll_waits += 1
         if events:
@@ -157,17 +159,16 @@ class Reactor:
             stats.wakeup_events.observe(len(events))
         else:
             stats.epoll_timeouts += 1
-        batch = Batch()
         readable, writable = self._dispatch(events, revisit)
         if revisit:
             stats.revisits += len(revisit)
             readable.extend(revisit.values())
         if readable:
-            self._read(readable, batch)
-        if batch.messages:
-            self.delivery.fan_out(batch)
-            if self.relay is not None:
-                self.relay(batch.shared, batch.messages)
+            batch = self._read(readable)
+            if batch.messages:
+                self.delivery.fan_out(batch)
+                if self.relay is not None:
+                    self.relay(batch.shared, batch.messages)
         for conn in writable:
             self.delivery.flush(conn)
         if roster.changed:
@@ -179,7 +180,7 @@ class Reactor:
 
     def _wait(self, timeout: float) -> list[tuple[int, int]]:
         try:
-            return self._epoll.poll(timeout, self.config.max_events)
+            return self._poll(timeout, self._max_events)
         except OSError as error:  # not EINTR: Python goes on waiting (PEP 475)
             if error.errno not in PASSING:
                 raise
@@ -197,11 +198,12 @@ class Reactor:
             if conn is None:
                 accepts += self._serve(fd)
                 continue
-            if flags & OUT and conn.outbox is not None:
-                writable.append(conn)
-            if not flags & ~OUT:
-                outs += 1
-                continue
+            if flags & OUT:
+                if conn.outbox is not None:
+                    writable.append(conn)
+                if flags == OUT:
+                    outs += 1
+                    continue
             if flags & ENDED:
                 hups += 1
                 self._note_hang_up(conn, flags)
@@ -209,9 +211,10 @@ class Reactor:
                 revisit.pop(fd, None)  # this is its turn
             readable.append(conn)
         kinds = self.stats.epoll_events
-        kinds["hup"] += hups
-        kinds["out"] += outs
-        kinds["accept"] += accepts
+        if hups or outs or accepts:
+            kinds["hup"] += hups
+            kinds["out"] += outs
+            kinds["accept"] += accepts
         kinds["in"] += len(events) - hups - outs - accepts
         return readable, writable
 
@@ -274,8 +277,10 @@ class Reactor:
 
     # -- read ------------------------------------------------------------------------------------
 
-    def _read(self, peers: list[Connection], batch: Batch) -> None:
+    def _read(self, peers: list[Connection]) -> Batch:
         """Give each of *peers* its turn: read in budget until the drain policy calls it empty.
+
+        Return what they said.
 
         One function for all turns, its state in locals and its sums counted once: a tick that
         reads from 200 talkers and answers them takes 4 to 8 % less CPU than with a method per turn
@@ -283,6 +288,7 @@ class Reactor:
         """
         buffer, now_ns = self._buffer, self.ticked_ns
         full, budget = len(buffer), range(self.reads_per_event)
+        batch = Batch()
         stop_on_short_read, add = self._stop_on_short_read, batch.add
         prefixed = self._prefixed
         reads = empty_reads = received_bytes = 0
@@ -317,6 +323,7 @@ class Reactor:
         stats.received_bytes += received_bytes
         stats.syscalls["recvfrom"] += reads
         stats.syscall_eagain["recvfrom"] += empty_reads
+        return batch
 
     def _refuse(
         self, conn: Connection, block: bytes, lines: int, too_long: int

@@ -10,6 +10,7 @@ are. Three rules hold for any chunking of the same bytes:
 
 from __future__ import annotations
 
+NEWLINE = 10
 Lines = tuple[bytes, int, int]
 """A block of whole lines, how many there are, and how many too long lines were discarded."""
 
@@ -26,12 +27,13 @@ class LineDecoder:
 
     def feed(self, chunk: bytes) -> Lines:
         """Take *chunk* and return the lines it completes."""
+        size = len(chunk)
         if (
             not (self._tail or self._discarding)
-            and len(chunk) <= self._max_line_bytes
-            and chunk.endswith(b"\n")
-        ):  # the usual case: nothing to keep, nothing that could be too long
-            return chunk, chunk.count(b"\n"), 0
+            and 0 < size <= self._max_line_bytes
+            and chunk[-1] == NEWLINE
+        ):  # the usual case: nothing to keep, nothing that could be too long; mostly one line
+            return chunk, 1 if chunk.find(b"\n") == size - 1 else chunk.count(b"\n"), 0
         if self._discarding:
             chunk = self._skip(chunk)
         end = chunk.rfind(b"\n") + 1

@@ -64,7 +64,7 @@ MUTANTS = [
            "            self._unregister(listener.fd)\n        except",
            "            pass\n        except", TICK),
     Mutant("OUT counts without anything owed", REACTOR,
-           "if not flags & ~OUT:", "if False:", TICK),
+           "if flags == OUT:", "if False:", TICK),
     Mutant("end of input keeps the read interest", "etltd/trigger.py",
            "(READ if wants_read else 0)", "READ", TICK),
     Mutant("nobody looks for who vanished", REACTOR,
