@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,6 +83,17 @@ class Rival:
         if not program or shutil.which(program) or (package == "PyPI" and find_spec(program)):
             return ""
         return f"{program} ({package})"
+
+    @property
+    def version(self) -> str:
+        """Return which one of a package it is, "" for what is of here."""
+        program, _, package = self.needs.partition(" ")
+        if package == "PyPI":
+            return f"{program} {metadata.version(program)}"
+        if not program:
+            return ""
+        done = subprocess.run([program, "--version"], check=False, capture_output=True, text=True)
+        return (done.stdout or done.stderr).splitlines()[0].strip()
 
 
 @functools.cache

@@ -4,7 +4,12 @@ Run it: ``python tests/bench/versus.py [--rounds N] [--only NAME...] [--loads NA
 Every round runs every server once, in an order drawn by lot, with a client that counts every copy
 (``c/crowd.c``). A ratio is between two servers of one round; printed are the Hodges-Lehmann
 estimate of the rounds' ratios and its exact 95 % interval. The delivery ratio comes first: a server
-that delivers less than it owes has no speed worth comparing.
+that delivers less than it owes has no speed worth comparing. A copy is one to somebody else: of a
+server that echoes (Redis) a talker's own does not count.
+
+At a rate the client never sleeps while a message is due within a millisecond, so its core says
+nothing; how late it was does. In a window it is the other way round. Where either says that the
+client may have been the limit, the row has a †.
 """
 
 from __future__ import annotations
@@ -12,7 +17,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -75,11 +82,36 @@ def measure(rival: Rival, load: str, seconds: float) -> Run:
 
 
 def speed(run: Run) -> float:
-    return float(run["in_time"] / run["seconds"])
+    return float(run["in_time"] * run["to_others"] / run["seconds"])
 
 
 def cost(run: Run) -> float:
-    return float(run["server_cpu_drained"] / max(run["copies"], 1))
+    return float(run["server_cpu_drained"] / max(run["copies"] * run["to_others"], 1))
+
+
+def delivered(rival: Rival, runs: list[Run]) -> str:
+    """Return the least share of what was owed, and how many were cut off.
+
+    Raises:
+        RuntimeError: somebody got too much, or what was another's: the sum hides what is missing.
+    """
+    for run in runs:
+        if run["copies"] >= run["owed"] and not run["left_over"] and not run["whole"]:
+            raise RuntimeError(f"{rival.name}: as many copies as owed, but not to those owed")
+    least = min(run["copies"] / run["owed"] for run in runs if run["owed"])
+    cut_off = sum(run["hang_ups"] for run in runs)
+    return f"{least:.3f}" + (f" ({cut_off} cut off)" if cut_off else "")
+
+
+def is_client_the_limit(runs: list[Run]) -> bool:
+    """Whether the client used up its core, and no less than the server, or was late itself."""
+    lag, tail = (median(run[of].get("p99", 0) for run in runs) for of in ("lag", "latency"))
+    if lag:
+        return lag > tail / 2
+    server, client = (
+        median(run[f"{who}_cpu"] / run["seconds"] for run in runs) for who in ("server", "client")
+    )
+    return client > max(0.9, 0.95 * server)
 
 
 def ratio(ours: list[Run], theirs: list[Run], of: Callable[[Run], float]) -> str:
@@ -102,10 +134,9 @@ def bottleneck(runs: list[Run]) -> str:
 
 
 def row(rival: Rival, runs: list[Run], others: dict[str, list[Run]]) -> str:
-    delivered = min(run["copies"] / run["owed"] for run in runs if run["owed"])
     cells = [
-        rival.name,
-        f"{delivered:.3f}",
+        rival.name + (" †" if is_client_the_limit(runs) else ""),
+        delivered(rival, runs),
         f"{median(map(speed, runs)) / 1e6:.3f}",
         f"{median(map(cost, runs)) * 1e9:.0f}",
         *(f"{median(run['latency'].get(p, 0) for run in runs) * 1e3:.3g}" for p in ("p50", "p99")),
@@ -190,7 +221,9 @@ def print_memory(rivals: list[Rival], count: int) -> None:
     print(f"\n### memory\nresident growth per idle connection, {count:,} connected\n")
     print("| server | bytes each |\n|---|---|")
     for rival in rivals:
-        if rival.wire != "irc":
+        if rival.wire == "irc":  # each that joins is told to all, which is not idle
+            print(f"| {rival.name} | not measured |", flush=True)
+        else:
             print(f"| {rival.name} | {idle_bytes(rival, count):.0f} |", flush=True)
 
 
@@ -215,6 +248,19 @@ def print_latency(rivals: list[Rival], rounds: int, seconds: float) -> None:
             delivered = min(run["copies"] / run["owed"] for run in of)
             times = f"{p50:.1f} / {p99:.1f} / {p999:.1f}"
             print(f"| {share:.0%} | {name} | {delivered:.3f} | {times} | {lag:.1f} |", flush=True)
+
+
+def machine(rivals: list[Rival]) -> str:
+    """Return what the figures depend on: interpreter, kernel, processor, load, versions."""
+    model = re.search(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    words = [
+        f"CPython {platform.python_version()}",
+        f"Linux {platform.release()}",
+        f"{os.cpu_count()} cores of {model[1] if model else platform.machine()}",
+        f"load average {os.getloadavg()[0]:.1f}",
+        *filter(None, (rival.version for rival in rivals)),
+    ]
+    return ", ".join(words)
 
 
 def hurry() -> None:
@@ -247,6 +293,7 @@ def main() -> int:
         if rival.missing:
             print(f"{rival.name}: not measured, {rival.missing} is not installed")
     rivals = [rival for rival in chosen if not rival.missing]
+    print(machine(rivals), flush=True)
     for name in given.loads:
         if name == "memory":
             print_memory(rivals, given.idle)

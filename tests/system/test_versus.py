@@ -9,11 +9,12 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.bench.rivals import Rival
-from tests.bench.versus import measure
+from tests.bench.versus import cost, delivered, is_client_the_limit, measure, speed
 from tests.waiting import runs, until
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler (gcc)")
@@ -81,3 +82,36 @@ def test_the_crowd_notices_a_copy_that_is_missing(fault: str, *, whole: bool) ->
 
     assert (result["copies"] == result["owed"]) is whole
     assert result["whole"] is whole
+
+
+def run(**changed: object) -> dict[str, Any]:
+    """Return what the crowd says of a run in which all is well."""
+    same = {"copies": 100, "owed": 100, "left_over": 0, "whole": True, "hang_ups": 0}
+    used = {"seconds": 1.0, "server_cpu": 0.9, "server_cpu_drained": 1.0, "client_cpu": 0.5}
+    return {**same, **used, "in_time": 100, "to_others": 1.0, "latency": {}, "lag": {}, **changed}
+
+
+def test_a_copy_too_many_does_not_make_up_for_one_that_is_missing() -> None:
+    rival = Rival("x", ())
+
+    assert delivered(rival, [run(), run(copies=97, whole=False, hang_ups=2)]) == "0.970 (2 cut off)"
+    assert delivered(rival, [run(whole=False, left_over=5, owed=105, copies=105)]) == "1.000"
+    with pytest.raises(RuntimeError, match="x: as many copies as owed, but not to those owed"):
+        delivered(rival, [run(whole=False)])
+
+
+def test_what_a_server_sends_back_to_the_talker_is_no_delivery() -> None:
+    """In a ping-pong of two Redis looked twice as fast as it is."""
+    echo = run(in_time=200, copies=200, to_others=0.5)
+
+    assert speed(echo) == speed(run())
+    assert cost(echo) == cost(run())
+
+
+def test_a_client_that_is_the_limit_is_marked() -> None:
+    """At a rate it never sleeps, so there its lateness says it, in a window its core."""
+    assert is_client_the_limit([run(client_cpu=0.95)])
+    assert not is_client_the_limit([run(client_cpu=0.5, server_cpu=0.4)]), "they take turns"
+    assert not is_client_the_limit([run(client_cpu=0.95, server_cpu=1.05)])
+    assert is_client_the_limit([run(lag={"p99": 0.006}, latency={"p99": 0.01})])
+    assert not is_client_the_limit([run(lag={"p99": 0.004}, latency={"p99": 0.01}, client_cpu=1.0)])

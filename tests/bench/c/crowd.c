@@ -389,7 +389,8 @@ static void measure(const struct workload *load, clockid_t server)
     drain();
     printf("{\"sent\": %lu, \"owed\": %lu, \"copies\": %lu, \"in_time\": %lu, \"whole\": %s", sent,
            owed(sent) + left_over, copies, in_time, is_whole() ? "true" : "false");
-    printf(", \"hang_ups\": %lu", hang_ups);
+    printf(", \"left_over\": %lu, \"hang_ups\": %lu", left_over, hang_ups);
+    printf(", \"to_others\": %.6f", echoes ? (double)(conns - 1) / conns : 1.0);
     printf(", \"seconds\": %.6f, \"server_cpu\": %.6f, \"client_cpu\": %.6f", elapsed,
            server_cpu, own_cpu);
     printf(", \"server_cpu_drained\": %.6f", cpu_of(server) - server_began);
