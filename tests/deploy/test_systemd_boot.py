@@ -5,11 +5,14 @@ The tests are in the order of a machine's life: installed, run, behind sockets, 
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import select
 import signal
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -46,6 +49,7 @@ CATCHES_SIGTERM = 1 << (signal.SIGTERM - 1)  # SigCgt, proc_pid_status(5)
 INFO, WARNING = "6", "4"
 TOUCHED = ("/opt", "/usr/local", "/etc/etlt", "/etc/systemd/system")
 ROUNDS = 23
+STORED_CLIENTS = int(os.environ.get("STORED_CLIENTS", "300"))
 
 
 def files(machine: Machine) -> list[str]:
@@ -409,6 +413,40 @@ def test_restart_keeps_every_client(machine: Machine, mode: str) -> None:
     machine.systemctl("stop", unit)
     crowd.until_end()
     assert all(bytes(client.inbox).endswith(GOODBYE) for client in crowd.clients)
+
+
+def test_a_restart_under_load_costs_a_pause_and_nothing_else(
+    machine: Machine, mode: str, record_property: Record
+) -> None:
+    """As many as the store takes: STORED_CLIENTS=1900. Some read too slowly, and are owed bytes."""
+    unit = start(machine, mode, "Environment=ETLTD_SNDBUF=4608\n")
+    metrics = f"http://127.0.0.1:{METRICS[mode]}/metrics"
+    load = subprocess.Popen(
+        [
+            *(*machine.within(), "/usr/local/bin/loadclient", "run", "127.0.0.1", str(CHAT[mode])),
+            *("--conns", str(STORED_CLIENTS), "--senders", "20", "--rate", "5", "--verify", "full"),
+            *("--slow-readers", "20", "--slow-reader-rate", "500", "--rcvbuf", "4608"),
+            *("--warmup", "1", "--duration", "8", "--drain-timeout", "60", "--quiet"),
+            *("--server-metrics", metrics, "--json", "/root/load.json"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with load:
+        until(lambda: total(machine.samples(METRICS[mode]), "etltd_outbox_connections") >= 20)
+        began = time.monotonic()
+        machine.systemctl("restart", unit)
+        record_property("restart_seconds", time.monotonic() - began)
+        assert load.poll() is None, "the load was over before the restart"
+        assert load.communicate()[0] == "the server was restarted during the run\n"
+    found = json.loads(machine.run("cat", "/root/load.json"))
+    record_property("latency_seconds", found["latency_seconds"])
+
+    assert total(machine.samples(METRICS[mode]), "etltd_handovers_total") == 1
+    assert found["lost"] == found["duplicated"] == found["reordered"] == found["damaged"] == 0
+    assert found["messages_received"] == found["messages_expected"]
+    assert sum(found["connections_closed_by_server"].values()) == 0
 
 
 # -- the probe -----------------------------------------------------------------------------------
