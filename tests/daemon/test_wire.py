@@ -1,3 +1,4 @@
+import tracemalloc
 from itertools import pairwise
 
 from hypothesis import given
@@ -85,6 +86,18 @@ def test_neighbours_of_a_too_long_line_are_untouched() -> None:
     block = b"a\n" + b"x" * 20 + b"\nb\n" + b"y" * 7
 
     assert wire.LineDecoder(LIMIT).feed(block) == (b"a\nb\n", 2, 1)
+
+
+def test_a_block_of_newlines_is_not_taken_apart_line_by_line() -> None:
+    """A flood of them, though limited, held everybody up for 100 ms a turn."""
+    decoder, block = wire.LineDecoder(8192), b"\n" * 65536
+    tracemalloc.start()
+    fed = decoder.feed(block)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert fed == (block, len(block), 0)
+    assert peak_bytes < 3 * len(block), "a pointer to each line alone would be eight times"
 
 
 def test_many_short_lines_longer_together_than_the_limit_all_pass() -> None:
