@@ -439,7 +439,7 @@ def test_a_restart_under_load_costs_a_pause_and_nothing_else(
         machine.systemctl("restart", unit)
         record_property("restart_seconds", time.monotonic() - began)
         assert load.poll() is None, "the load was over before the restart"
-        assert load.communicate()[0] == "the server was restarted during the run\n"
+        assert "the server was restarted during the run\n" in load.communicate()[0]
     found = json.loads(machine.run("cat", "/root/load.json"))
     record_property("latency_seconds", found["latency_seconds"])
 
