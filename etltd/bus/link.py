@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import nats.errors
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 
 from etltd.bus import envelope
 from etltd.bus.backoff import Backoff
@@ -46,6 +47,29 @@ FAILURES = (
     *(OSError, nats.errors.Error, asyncio.TimeoutError, SettingsError, ValueError),
     ImportError,  # nats-py imports nkeys when it signs
 )
+
+
+class RefusedError(nats.errors.Error):
+    """The server is not one to speak to; the message says why."""
+
+
+class WaryClient(Client):
+    """Looks at a server before it says a word: nats-py itself would take what it is offered."""
+
+    def _connect_command(self) -> bytes:
+        """Return nats-py's first words, which hold the secrets.
+
+        Raises:
+            RefusedError: TLS is wanted, and the server (or who poses as it) has offered none.
+        """
+        if self.options.get("tls") and not self._is_encrypted():
+            raise RefusedError("the server offers no TLS, and tls:// or --bus-tls-* ask for it")
+        return super()._connect_command()
+
+    def _is_encrypted(self) -> bool:
+        """Ask the socket, not the server's INFO, whose word is what is not to be trusted."""
+        writer = self._transport._io_writer if isinstance(self._transport, TcpTransport) else None  # noqa: SLF001 - nats-py does not tell
+        return writer is not None and writer.get_extra_info("ssl_object") is not None
 
 
 async def all_is_there(client: Client, seconds: float) -> None:
@@ -123,7 +147,7 @@ class Link(threading.Thread):
         asyncio.get_running_loop().add_reader(self.wake_fd, self._on_wake)
         backoff = Backoff(random.random)  # no secret
         while not self._is_finishing:
-            client, self._error = Client(), None
+            client, self._error = WaryClient(), None
             try:
                 await asyncio.wait_for(self._connect(client), CONNECT_SECONDS)
                 connected_ns = monotonic_ns()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import threading
@@ -16,11 +17,12 @@ from etltd.bus.link import Link
 from etltd.bus.settings import Settings
 from etltd.bus.stats import BusStats
 from etltd.config import Config
+from tests.certificates import make_certificates
 from tests.system.nats import NatsServer, needs_nats
 from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = needs_nats
@@ -35,11 +37,13 @@ class Instance:
         incarnation: int,
         incoming_bytes: int = 1 << 20,
         kind: type[Settings] = Settings,
+        **options: object,
     ) -> None:
         self.stats = BusStats()
         self.outgoing: Buffer[Parcel] = Buffer(1 << 20)
         self.incoming: Buffer[bytes] = Buffer(incoming_bytes)
-        settings = kind(replace(Config(), bus=url), {})
+        config = replace(Config(), **{"bus": url, **options})  # type: ignore[arg-type]
+        settings = kind(config, {"ETLTD_BUS_TOKEN": "geheim"})
         me = Identity(f"i{incarnation}", incarnation)
         self.link = Link(settings, me, self.stats, self.outgoing, self.incoming)
         self.link.start()
@@ -126,6 +130,68 @@ def test_nobody_is_judged_before_it_is_known_since_when_we_listen() -> None:
     assert newcomer.link.member_ns
     newcomer.close()
     server.close()
+
+
+class Server:
+    """Speaks NATS to whoever comes, one after the other; says *info*, and keeps what it hears."""
+
+    def __init__(self, info: bytes = b"{}") -> None:
+        self.heard: list[bytes] = []
+        self.met = 0
+        self._info = info
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                sock, _ = self._listener.accept()
+                self.met += 1
+                with contextlib.suppress(ConnectionError), sock, sock.makefile("rb") as lines:
+                    sock.sendall(b"INFO " + self._info + b"\r\n")
+                    for line in lines:
+                        self._hear(line, sock)
+
+    def _hear(self, line: bytes, sock: socket.socket) -> None:
+        self.heard.append(line)
+        if line == b"PING\r\n":
+            sock.sendall(b"PONG\r\n")
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.fixture
+def refused() -> Iterator[Callable[..., Instance]]:
+    """Return an instance that has tried again, after a server refused whom it was to hear of."""
+    with contextlib.ExitStack() as stack:
+
+        def refused(server: Server, scheme: str = "nats", **options: object) -> Instance:
+            stack.callback(server.close)
+            found = Instance(f"{scheme}://{server.address}", 1, **options)  # type: ignore[arg-type]
+            stack.callback(found.close)
+            until(lambda: server.met >= 2)
+            return found
+
+        yield refused
+
+
+@pytest.mark.parametrize("asked", ["by the address", "by an option"])
+def test_a_server_that_offers_no_tls_hears_no_secret(
+    tmp_path: Path, refused: Callable[..., Instance], asked: str
+) -> None:
+    """nats-py would send the token in the clear to whoever is on the path and says INFO first."""
+    server = Server()
+    if asked == "by the address":
+        alone = refused(server, "tls")
+    else:
+        alone = refused(server, bus_tls_ca=make_certificates(tmp_path).ca)
+
+    assert server.heard == []
+    assert not alone.stats.bus_connected
+    assert "no connection to NATS: the server offers no TLS" in (alone.link.problem or "")
 
 
 def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
