@@ -60,10 +60,16 @@ class WaryClient(Client):
         """Return nats-py's first words, which hold the secrets.
 
         Raises:
-            RefusedError: TLS is wanted, and the server (or who poses as it) has offered none.
+            RefusedError: TLS is wanted, and the server (or who poses as it) has offered none; or
+                it would end every connection for what we say each second.
         """
         if self.options.get("tls") and not self._is_encrypted():
             raise RefusedError("the server offers no TLS, and tls:// or --bus-tls-* ask for it")
+        if self.max_payload < envelope.LEAST_PAYLOAD_BYTES:
+            raise RefusedError(
+                f"the server's max_payload is {self.max_payload} bytes, and the least that the bus "
+                f"can do with is {envelope.LEAST_PAYLOAD_BYTES}"
+            )
         return super()._connect_command()
 
     def _is_encrypted(self) -> bool:

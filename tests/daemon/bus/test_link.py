@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from etltd.bus.buffer import Buffer
-from etltd.bus.envelope import Identity, Parcel, unpack
+from etltd.bus.envelope import LEAST_PAYLOAD_BYTES, Identity, Parcel, unpack
 from etltd.bus.link import Link
 from etltd.bus.settings import Settings
 from etltd.bus.stats import BusStats
@@ -192,6 +192,19 @@ def test_a_server_that_offers_no_tls_hears_no_secret(
     assert server.heard == []
     assert not alone.stats.bus_connected
     assert "no connection to NATS: the server offers no TLS" in (alone.link.problem or "")
+
+
+@pytest.mark.parametrize("most_bytes", [LEAST_PAYLOAD_BYTES - 1, 20])
+def test_a_server_that_takes_too_little_is_refused(
+    refused: Callable[..., Instance], most_bytes: int
+) -> None:
+    """It would end the connection each second, or have the thread cut parts for ever."""
+    server = Server(b'{"max_payload":%d}' % most_bytes)
+
+    alone = refused(server)
+
+    assert server.heard == []
+    assert f"max_payload is {most_bytes} bytes, and the least" in (alone.link.problem or "")
 
 
 def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
