@@ -110,6 +110,7 @@ class Link(threading.Thread):
         self._outgoing = outgoing
         self._incoming = incoming
         self._began_ns = monotonic_ns()
+        self._connected_ns = 0
         self._held: Parcel | None = None  # taken, and not yet published
         self._error: Exception | None = None  # what nats-py has said of this connection
         self._is_finishing = False
@@ -156,10 +157,7 @@ class Link(threading.Thread):
             client, self._error = WaryClient(), None
             try:
                 await asyncio.wait_for(self._connect(client), CONNECT_SECONDS)
-                connected_ns = monotonic_ns()
                 await self._exchange(client)
-                if monotonic_ns() - connected_ns > SETTLED_SECONDS * 1e9:
-                    backoff.reset()
                 self.problem = f"the connection to NATS was lost: {self._error or 'closed'}"
             except FAILURES as error:
                 self._stats.bus_connect_failures += not self._stats.bus_connected
@@ -171,11 +169,17 @@ class Link(threading.Thread):
                     f"the bus's thread has failed, see the traceback in the log: {error!r}"
                 )
                 self._give_up_what_is_held()  # it may be the cause
+            if self._has_settled():  # however it ended
+                backoff.reset()
             self._stats.bus_connected = 0
             with contextlib.suppress(Exception):  # whatever state it is in, we are done with it
                 await asyncio.wait_for(client.close(), FLUSH_SECONDS)
             await self._pause(backoff.next_seconds())
         self._give_up_the_rest()
+
+    def _has_settled(self) -> bool:
+        held_ns = monotonic_ns() - self._connected_ns
+        return bool(self._stats.bus_connected) and held_ns > SETTLED_SECONDS * 1e9
 
     def _on_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -220,6 +224,7 @@ class Link(threading.Thread):
         stats.bus_reconnects += bool(stats.bus_connects)
         stats.bus_connects += 1
         stats.bus_connected = 1
+        self._connected_ns = monotonic_ns()
         if not self.member_ns:
             self.member_ns = monotonic_ns()
             os.eventfd_write(self.heard_fd, 1)  # what came before can be judged now

@@ -7,10 +7,12 @@ import select
 import socket
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+from etltd.bus import link
+from etltd.bus.backoff import FIRST_SECONDS, Backoff
 from etltd.bus.buffer import Buffer
 from etltd.bus.envelope import LEAST_PAYLOAD_BYTES, Identity, Parcel, unpack
 from etltd.bus.link import Link
@@ -205,6 +207,43 @@ def test_a_server_that_takes_too_little_is_refused(
 
     assert server.heard == []
     assert f"max_payload is {most_bytes} bytes, and the least" in (alone.link.problem or "")
+
+
+class Abrupt(Server):
+    """Ends each connection in the middle of what is published."""
+
+    def _hear(self, line: bytes, sock: socket.socket) -> None:
+        super()._hear(line, sock)
+        if line.startswith(b"PUB"):
+            raise ConnectionAbortedError
+
+
+class Noted(Backoff):
+    """Keeps how long it had others wait."""
+
+    waits: ClassVar[list[float]] = []
+
+    def next_seconds(self) -> float:
+        self.waits.append(super().next_seconds())
+        return self.waits[-1]
+
+
+def test_a_connection_that_held_and_ends_in_mid_publish_is_made_anew_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who talks most would be away longest: up to five seconds after hours of a good connection."""
+    monkeypatch.setattr(link, "Backoff", Noted)
+    monkeypatch.setattr(link, "SETTLED_SECONDS", 0)
+    monkeypatch.setattr(link, "FLUSH_SECONDS", 0.3)  # or nats-py waits longer for what has ended
+    server = Abrupt(b'{"max_payload":2000}')
+    talker = Instance(f"nats://{server.address}", 1)
+    talker.say(0, *[b"[USER1] " + b"x" * 1000 + b"\n"] * 8000)  # more than sockets hold
+
+    until(lambda: server.met >= 4)
+
+    assert max(Noted.waits) <= FIRST_SECONDS
+    talker.close()
+    server.close()
 
 
 def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
