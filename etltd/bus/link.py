@@ -4,6 +4,10 @@ The only importer of nats-py. It does not let the library reconnect: each connec
 nothing, and what was lost with the last one shows as a gap in the numbers. A parcel whose publish
 failed is published again; if it had arrived after all, the receivers know its number and drop it.
 
+To publish is to hand over to nats-py: it may fill the kernel's buffers over a link that is dead.
+What the server has confirmed since then, by a PONG, either came or shows as a gap. Of what it has
+not confirmed when there is to be no more, nobody but us can know: that is counted as unsent.
+
 Its event loop polls by poll(2): the daemon's one epoll instance is the reactor's, and whoever
 counts the waits of a process (the kernel's witness does) counts the reactor's alone.
 """
@@ -41,6 +45,8 @@ PING_SECONDS = 2  # a link that died without a word is given up after two of the
 UNANSWERED_PINGS = 2
 PENDING_BYTES = 1 << 18  # what nats-py may hold; then a publish waits for the socket
 FLUSH_SECONDS = 2.0
+CONFIRM_SECONDS = 0.5  # at most so often the server is asked what has come, while there is talk
+STALE_SECONDS = PING_SECONDS * (UNANSWERED_PINGS + 2)  # nats-py has given the connection up by then
 SETTLED_SECONDS = 10.0  # a connection that held for so long has worked
 
 FAILURES = (
@@ -112,6 +118,8 @@ class Link(threading.Thread):
         self._began_ns = monotonic_ns()
         self._connected_ns = 0
         self._held: Parcel | None = None  # taken, and not yet published
+        self._handed = 0  # messages published
+        self._confirmed = 0  # how many of them the server had when we last knew
         self._error: Exception | None = None  # what nats-py has said of this connection
         self._is_finishing = False
 
@@ -127,10 +135,14 @@ class Link(threading.Thread):
         self.wake()
 
     def unsent(self) -> int:
-        """Return how many messages were given up or wait: after `finish` and its time, for ever."""
+        """Return how many messages were given up, wait, or are not known to have reached NATS.
+
+        After `finish` and its time it is for ever.
+        """
         held = self._held
         waiting = sum(parcel.messages for parcel in self._outgoing)
         waiting += held.messages if held is not None else 0
+        waiting += self._handed - self._confirmed
         return self._stats.bus_dropped_messages["unsent"] + waiting
 
     # -- the thread ------------------------------------------------------------------------------
@@ -239,20 +251,44 @@ class Link(threading.Thread):
 
     async def _exchange(self, client: Client) -> None:
         """Publish parcels as they come, until the connection ends or there is to be no more."""
+        confirming: asyncio.Task[None] | None = None
         while not client.is_closed:
             self._awake.clear()
             self._held = self._held or self._outgoing.take()
             if self._held is not None:
-                await self._publish(client, self._held)
+                self._handed += await self._publish(client, self._held)
                 self._held = None
+                is_asked = confirming is not None and not confirming.done()
+                if self._handed > self._confirmed and not is_asked:
+                    confirming = asyncio.create_task(self._confirm_soon(client))
                 await asyncio.sleep(0)  # others may have said something meanwhile
             elif self._is_finishing:
-                await all_is_there(client, CONNECT_SECONDS)
+                await self._confirm(client, CONNECT_SECONDS)
                 return
             else:
                 await self._awake.wait()
 
-    async def _publish(self, client: Client, parcel: Parcel) -> None:
+    async def _confirm_soon(self, client: Client) -> None:
+        """Confirm what was published until then: once for much, and no round trip for each.
+
+        What follows meanwhile waits for the next publish, which is the next sign of life.
+        """
+        await asyncio.sleep(CONFIRM_SECONDS)
+        with contextlib.suppress(*FAILURES):  # then the connection ends, and who serves it knows
+            await self._confirm(client, STALE_SECONDS)
+
+    async def _confirm(self, client: Client, seconds: float) -> None:
+        """Take note of what the server has: whoever misses any of it learns so by its number.
+
+        To be called if something was published on this connection; then that holds for what was
+        published on earlier ones, too.
+        """
+        handed = self._handed
+        await all_is_there(client, seconds)
+        self._confirmed = max(self._confirmed, handed)
+
+    async def _publish(self, client: Client, parcel: Parcel) -> int:
+        """Publish *parcel*; return how many messages of it: not those that never fit."""
         stats = self._stats
         most_bytes = client.max_payload - envelope.MOST_HEAD_BYTES
         left_out = parcel.messages
@@ -264,6 +300,7 @@ class Link(threading.Thread):
             stats.bus_published_messages += part.messages
             left_out -= part.messages
         stats.bus_dropped_messages["too_large"] += left_out
+        return parcel.messages - left_out
 
     async def _on_message(self, message: Msg) -> None:
         """Keep it; the loop hears of it once it can tell who is older than our membership.
@@ -278,6 +315,8 @@ class Link(threading.Thread):
 
     def _give_up_the_rest(self) -> None:
         self._give_up_what_is_held()
+        unconfirmed, self._confirmed = self._handed - self._confirmed, self._handed
+        self._stats.bus_dropped_messages["unsent"] += unconfirmed
         while (parcel := self._outgoing.take()) is not None:
             self._stats.bus_dropped_messages["unsent"] += parcel.messages
 

@@ -328,6 +328,22 @@ def test_what_a_stop_cannot_say_any_more_is_in_its_last_line(
     assert a.stopped()["bus_messages_unsent"] == 3
 
 
+def test_what_went_to_a_server_that_is_dead_without_a_word_is_in_the_last_line(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """The kernel had taken it, so that none was missing."""
+    (a,) = joined(daemon, nats, "--grace-seconds=0.5", names="a")
+    crowd = a.crowd(2)
+    nats.process.send_signal(signal.SIGSTOP)
+    crowd.clients[0].say(b"one\ntwo\nthree\n")
+    crowd.until(lambda: len(crowd.clients[1].lines()) == 3)
+    until(lambda: a.metrics()["bus_published_messages_total"] == 3)
+
+    a.signal()
+
+    assert a.stopped()["bus_messages_unsent"] == 3
+
+
 def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> None:
     """The others would know the successor as another instance, with other ids for its clients."""
     a, _ = joined(daemon, nats)

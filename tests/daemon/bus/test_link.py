@@ -140,6 +140,7 @@ class Server:
     def __init__(self, info: bytes = b"{}") -> None:
         self.heard: list[bytes] = []
         self.met = 0
+        self.answers = True
         self._info = info
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -157,7 +158,7 @@ class Server:
 
     def _hear(self, line: bytes, sock: socket.socket) -> None:
         self.heard.append(line)
-        if line == b"PING\r\n":
+        if line == b"PING\r\n" and self.answers:
             sock.sendall(b"PONG\r\n")
 
     def close(self) -> None:
@@ -259,6 +260,56 @@ def test_what_cannot_be_said_at_the_end_is_counted(nats: NatsServer) -> None:
     assert alone.stats.bus_dropped_messages["unsent"] == 2
     assert alone.link.problem is not None
     assert "no connection to NATS" in alone.link.problem
+
+
+def test_what_the_server_has_not_confirmed_at_the_end_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Over a link that died without a word the kernel takes it, and nobody would ever know."""
+    server = Server()
+    talker = Instance(f"nats://{server.address}", 1)
+    talker.say(0, b"[USER1] one\n", b"[USER1] two\n")
+    until(lambda: talker.stats.bus_published_messages == 2 and not talker.link.unsent())
+    server.answers = False
+
+    talker.say(2, b"[USER1] three\n", b"[USER1] four\n", b"[USER1] five\n")
+    until(lambda: talker.stats.bus_published_messages == 5)
+
+    assert talker.link.unsent() == 3
+    monkeypatch.setattr(link, "CONNECT_SECONDS", 0.1)
+    talker.close()
+    assert talker.link.unsent() == talker.stats.bus_dropped_messages["unsent"] == 3
+    server.close()
+
+
+def test_much_that_is_said_is_confirmed_together() -> None:
+    """A round trip for each would cost more than what is said."""
+    server = Server()
+    talker = Instance(f"nats://{server.address}", 1)
+    until(lambda: talker.stats.bus_connected)
+    for number in range(500):
+        talker.say(number, b"[USER1] x\n")
+
+    until(lambda: talker.stats.bus_published_messages == 500)
+    talker.say(500, b"[USER1] that was all\n")
+    until(lambda: not talker.link.unsent())
+
+    assert server.heard.count(b"PING\r\n") < 50
+    talker.close()
+    server.close()
+
+
+def test_what_went_down_with_the_last_connection_is_counted() -> None:
+    server = Abrupt()
+    talker = Instance(f"nats://{server.address}", 1)
+    until(lambda: talker.stats.bus_connected)
+    server.close()  # to others; it goes on with whom it has met
+
+    talker.say(0, b"[USER1] one\n")
+    until(lambda: talker.stats.bus_connect_failures)
+    talker.close()
+
+    assert talker.link.unsent() == 1
 
 
 class Broken(Settings):
