@@ -473,8 +473,9 @@ class Daemon:
         }
         reactor.close_all(CloseReason.SHUTDOWN)
         if self._bus is not None:
-            left_seconds = max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
-            abandoned["bus_messages_unsent"] = self._bus.close(left_seconds)
+            has_left = self._bus.has_left
+            self._tick_until(lambda _: has_left(), deadline_ns, timeout=0.002)
+            abandoned["bus_messages_unsent"] = self._bus.unsent()
         self.log.info(
             "stopped",
             **abandoned,

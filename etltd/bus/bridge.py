@@ -94,10 +94,12 @@ class Bridge:
         self._outgoing.put(goodbye, 0, is_last=True)
         self._link.finish()
 
-    def close(self, seconds: float) -> int:
-        """Give what was said last so long to reach NATS; return how many messages do not."""
-        if self._link.is_alive():
-            self._link.join(seconds)
+    def has_left(self) -> bool:
+        """Return whether what was said last has reached NATS, or never will."""
+        return not self._link.is_alive()
+
+    def unsent(self) -> int:
+        """Return how many messages of our clients are not known to have reached NATS."""
         return self._link.unsent()
 
     # -- what the others' clients say ------------------------------------------------------------

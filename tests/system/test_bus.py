@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import nkeys
 import pytest
 
 from etltd.bus.envelope import Identity, Parcel, Welcome, pack
+from etltd.bus.link import CONNECT_SECONDS
 from tests.certificates import make_certificates
 from tests.system.nats import LossyWay, NatsServer, needs_nats
 from tests.system.rig import Crowd, DaemonProcess, assert_ledger
@@ -342,6 +344,20 @@ def test_what_went_to_a_server_that_is_dead_without_a_word_is_in_the_last_line(
     a.signal()
 
     assert a.stopped()["bus_messages_unsent"] == 3
+
+
+def test_a_second_signal_does_not_wait_for_nats(daemon: Start, nats: NatsServer) -> None:
+    (a,) = joined(daemon, nats, "--grace-seconds=3600", names="a")
+    nats.process.send_signal(signal.SIGSTOP)
+    a.signal()
+    until(lambda: a.events("stopping"))
+    began = monotonic()
+
+    a.signal(signal.SIGINT)
+
+    until(lambda: a.events("stopped"))
+    assert monotonic() - began < CONNECT_SECONDS, "so long the bus itself waits"
+    a.stopped()
 
 
 def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> None:
