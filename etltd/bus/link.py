@@ -130,7 +130,7 @@ class Link(threading.Thread):
         os.eventfd_write(self.wake_fd, 1)
 
     def finish(self) -> None:
-        """Publish what is waiting, if connected, and end."""
+        """Publish what is waiting, if connected, take in no more, and end."""
         self._is_finishing = True
         self.wake()
 
@@ -308,6 +308,8 @@ class Link(threading.Thread):
         The server's messages may come before its word that we are subscribed.
         """
         data = message.data
+        if self._is_finishing:
+            return  # who would hear it is leaving
         if not self._incoming.put(data, len(data)):
             self._stats.bus_dropped_messages["incoming_full"] += envelope.messages_in(data)
         elif self.member_ns:

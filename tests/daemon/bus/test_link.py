@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import select
 import socket
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import pytest
 
@@ -26,6 +28,8 @@ from tests.waiting import PATIENCE_SECONDS, until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from nats.aio.msg import Msg
 
 pytestmark = needs_nats
 
@@ -310,6 +314,19 @@ def test_what_went_down_with_the_last_connection_is_counted() -> None:
     talker.close()
 
     assert talker.link.unsent() == 1
+
+
+def test_what_comes_once_it_leaves_is_taken_in_no_more() -> None:
+    """The loop delivers what has come before it says goodbye: others who talk on would hold it."""
+    leaver = Instance("nats://127.0.0.1:1", 1)
+    word = cast("Msg", SimpleNamespace(data=b"a word"))
+    asyncio.run(leaver.link._on_message(word))
+    held = leaver.incoming.held_bytes
+    leaver.close()
+
+    asyncio.run(leaver.link._on_message(word))
+
+    assert leaver.incoming.held_bytes == held > 0
 
 
 class Broken(Settings):
