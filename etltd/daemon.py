@@ -458,8 +458,7 @@ class Daemon:
         last_read_ns = min(deadline_ns, monotonic_ns() + round(LAST_READ_SECONDS * 1e9))
         self._tick_until(self._has_read_all(), last_read_ns, timeout=0)
         reactor.stop_reading()
-        if self._bus is not None:
-            self._bus.leave()
+        self._leave_bus(deadline_ns)
         reactor.announce(wire.STOPPING)
         self._tick_until(lambda _: not stats.outbox_connections, deadline_ns)
         reactor.delivery.finish_output()
@@ -472,17 +471,30 @@ class Daemon:
             "peers_behind": stats.outbox_connections,
         }
         reactor.close_all(CloseReason.SHUTDOWN)
-        if self._bus is not None:
-            left_seconds = max(0.0, (deadline_ns - monotonic_ns()) / 1e9)
-            abandoned["bus_messages_unsent"] = self._bus.close(left_seconds)
         self.log.info(
             "stopped",
             **abandoned,
+            **self._abandoned_by_bus(deadline_ns),
             messages_received=stats.messages_received,
             messages_enqueued=stats.messages_enqueued,
             messages_delivered=stats.messages_delivered,
             messages_dropped=sum(stats.messages_dropped.values()),
         )
+
+    def _leave_bus(self, deadline_ns: int) -> None:
+        """Say goodbye to the other instances, and deliver what has come from them."""
+        bus = self._bus
+        if bus is not None:
+            bus.leave()
+            self._tick_until(lambda _: bus.has_delivered(), deadline_ns, timeout=0)
+
+    def _abandoned_by_bus(self, deadline_ns: int) -> dict[str, int]:
+        """Wait until what was said last is there; return what is not."""
+        bus = self._bus
+        if bus is None:
+            return {}
+        self._tick_until(lambda _: bus.is_gone(), deadline_ns, timeout=0.002)
+        return {"bus_messages_unsent": bus.unsent(), "bus_messages_unheard": bus.unheard()}
 
     def _has_read_all(self) -> Callable[[int], bool]:
         """Return whether a tick, given its events, found nothing to do and nothing to read.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from etltd.broadcast import Batch
 from etltd.bus.buffer import Buffer
-from etltd.bus.envelope import WELCOME, EnvelopeError, Identity, Parcel, unpack
+from etltd.bus.envelope import WELCOME, EnvelopeError, Identity, Parcel, messages_in, unpack
 from etltd.bus.link import Link
 from etltd.bus.sequence import ALIVE_NS, Followers
 from etltd.bus.settings import Settings
@@ -88,16 +88,30 @@ class Bridge:
                 self._link.wake()
 
     def leave(self) -> None:
-        """Say what is left to say, that it was the last, and hear no more."""
+        """Say what is left to say, that it was the last, and take in no more.
+
+        What has come is still handed out, by `serve`, until `has_delivered`.
+        """
         self._has_left = True
         goodbye = Parcel(self._numbered, 0, b"", time_ns(), is_last=True)
         self._outgoing.put(goodbye, 0, is_last=True)
         self._link.finish()
 
-    def close(self, seconds: float) -> int:
-        """Give what was said last so long to reach NATS; return how many messages do not."""
-        if self._link.is_alive():
-            self._link.join(seconds)
+    def has_delivered(self) -> bool:
+        """Return whether our clients have heard what came; before we are members none of it is."""
+        return not self._incoming.held_bytes or not self._link.member_ns
+
+    def unheard(self) -> int:
+        """Return how many messages of others our clients are owed and will not hear."""
+        waiting = sum(messages_in(data) for data in self._incoming)
+        return 0 if self.has_delivered() else waiting
+
+    def is_gone(self) -> bool:
+        """Return whether what was said last has reached NATS, or never will."""
+        return not self._link.is_alive()
+
+    def unsent(self) -> int:
+        """Return how many messages of our clients are not known to have reached NATS."""
         return self._link.unsent()
 
     # -- what the others' clients say ------------------------------------------------------------
@@ -111,8 +125,7 @@ class Bridge:
             if data is None:
                 break
             taken_bytes += len(data)
-            if not self._has_left:
-                batch = self._take_in(data, batch)
+            batch = self._take_in(data, batch)
         else:
             os.eventfd_write(self.fd, 1)  # there may be more
         self._hand_out(batch)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from etltd import fdstore, process, systemd
+from etltd.bus.envelope import Identity, Parcel, pack
 from etltd.config import Config
 from etltd.daemon import READY_SECONDS, Daemon
 from etltd.listener import Listener, bind_tcp
@@ -273,6 +274,55 @@ def test_a_second_signal_skips_the_wait_for_a_stuck_peer(
     play(make_daemon(grace_seconds=600.0, sndbuf=4096), script)
 
     assert monotonic_ns() - began < 20e9
+
+
+def from_elsewhere(daemon: Daemon, line: bytes) -> int:
+    """Have *line* wait where the bus's thread puts what comes; return who tells the loop of it."""
+    assert daemon._bus is not None
+    data = pack(Identity("b", 1), 0, Parcel(0, 1, line, 0))
+    daemon._bus._link.member_ns = monotonic_ns()
+    assert daemon._bus._incoming.put(data, len(data))
+    return daemon._bus.fd
+
+
+NOWHERE = {"bus": "nats://127.0.0.1:1", "bus_instance": "a"}
+
+
+def test_what_came_over_the_bus_is_heard_before_the_goodbye(
+    make_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other instance has counted it as said, and nobody would count it as lost."""
+    monkeypatch.setattr("etltd.daemon.LAST_READ_SECONDS", 0)
+    daemon = make_daemon(**NOWHERE)
+    heard = b""
+
+    def script(it: Script) -> None:
+        nonlocal heard
+        with it.dial() as anna:
+            fd = from_elsewhere(daemon, b"[USER1@b] hello\n")
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: not daemon.reactor.is_accepting)
+            os.eventfd_write(fd, 1)
+            heard = read_all(anna)
+
+    stopped = play(daemon, script).fields("stopped")
+
+    assert heard.startswith(b"[USER1@b] hello\n[etltd] ")
+    assert stopped["bus_messages_unheard"] == stopped["bus_messages_unsent"] == 0
+
+
+def test_what_came_over_the_bus_and_is_not_heard_is_counted(
+    make_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = make_daemon(grace_seconds=0.1, **NOWHERE)
+
+    def script(it: Script) -> None:
+        with it.dial():
+            from_elsewhere(daemon, b"[USER1@b] hello\n")
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: any(name == "stopped" for name, _ in it.events))
+
+    assert play(daemon, script).fields("stopped")["bus_messages_unheard"] == 1
 
 
 def test_an_address_in_use_is_a_start_error_and_leaves_nothing_behind(

@@ -295,6 +295,17 @@ class Party:
         self.go_on(seconds)
         self._set_link("up")
 
+    def lose_what_is_on_the_way(self, seconds: float) -> None:
+        """Take the link down, and replace the server meanwhile: its kernel resets what comes late.
+
+        By itself neither loses anything for sure: TCP sends again, and who is gone is seen at once.
+        """
+        self._set_link("down")
+        self.go_on(seconds)
+        self.nats.kill()
+        self.nats.start()
+        self._set_link("up")
+
     def _set_link(self, state: str) -> None:
         subprocess.run(
             [*within(self.net.client), "ip", "link", "set", "dev", LOAD, state], check=True

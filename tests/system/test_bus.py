@@ -9,12 +9,14 @@ import re
 import signal
 import subprocess
 import sys
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 import nkeys
 import pytest
 
 from etltd.bus.envelope import Identity, Parcel, Welcome, pack
+from etltd.bus.link import CONNECT_SECONDS
 from tests.certificates import make_certificates
 from tests.system.nats import LossyWay, NatsServer, needs_nats
 from tests.system.rig import Crowd, DaemonProcess, assert_ledger
@@ -326,6 +328,36 @@ def test_what_a_stop_cannot_say_any_more_is_in_its_last_line(
     a.signal()
 
     assert a.stopped()["bus_messages_unsent"] == 3
+
+
+def test_what_went_to_a_server_that_is_dead_without_a_word_is_in_the_last_line(
+    daemon: Start, nats: NatsServer
+) -> None:
+    """The kernel had taken it, so that none was missing."""
+    (a,) = joined(daemon, nats, "--grace-seconds=0.5", names="a")
+    crowd = a.crowd(2)
+    nats.process.send_signal(signal.SIGSTOP)
+    crowd.clients[0].say(b"one\ntwo\nthree\n")
+    crowd.until(lambda: len(crowd.clients[1].lines()) == 3)
+    until(lambda: a.metrics()["bus_published_messages_total"] == 3)
+
+    a.signal()
+
+    assert a.stopped()["bus_messages_unsent"] == 3
+
+
+def test_a_second_signal_does_not_wait_for_nats(daemon: Start, nats: NatsServer) -> None:
+    (a,) = joined(daemon, nats, "--grace-seconds=3600", names="a")
+    nats.process.send_signal(signal.SIGSTOP)
+    a.signal()
+    until(lambda: a.events("stopping"))
+    began = monotonic()
+
+    a.signal(signal.SIGINT)
+
+    until(lambda: a.events("stopped"))
+    assert monotonic() - began < CONNECT_SECONDS, "so long the bus itself waits"
+    a.stopped()
 
 
 def test_a_hand_over_is_refused_on_a_bus(daemon: Start, nats: NatsServer) -> None:

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from etltd.bus.envelope import (
     HEAD,
+    LEAST_PAYLOAD_BYTES,
     MOST_HEAD_BYTES,
     MOST_NUMBER,
+    MOST_WELCOMES,
     EnvelopeError,
     Identity,
     Parcel,
@@ -87,6 +89,13 @@ def test_welcomes_are_unpacked_as_they_were(welcomes: list[tuple[int, int]]) -> 
     parcel = Parcel(5, 0, b"", 123, welcomes=tuple(Welcome(*pair) for pair in welcomes))
 
     assert unpack(pack(ME, 0, parcel)).parcel == parcel
+
+
+def test_a_server_that_is_not_refused_takes_a_full_welcome_of_the_longest_name() -> None:
+    """It would end the connection, each second anew."""
+    full = Parcel(5, 0, b"", 123, welcomes=(Welcome(1, 2),) * MOST_WELCOMES)
+
+    assert len(pack(Identity("x" * 32, 1), 0, full)) == LEAST_PAYLOAD_BYTES
 
 
 def test_half_a_welcome_is_refused() -> None:
