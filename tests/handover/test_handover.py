@@ -358,6 +358,10 @@ SHORTAGES = [
     ("eventfd2", "ENFILE", "", "no rehearsal can be started: Too many open files in system"),
     ("clone3", "EAGAIN", "", "no rehearsal can be started: can't start new thread"),
     ("epoll_ctl", "ENOMEM", "", "no rehearsal can be started: Cannot allocate memory"),
+    (  # and epoll does not let the rehearsal's descriptor go
+        *("memfd_create", "ENFILE", "epoll_ctl:error=ENOMEM:when=2"),
+        "the successor cannot be started: Too many open files in system",
+    ),
     (
         *("memfd_create", "ENFILE", "clone3:error=EAGAIN:when=2"),
         "the successor cannot be started: Too many open files in system",
