@@ -203,13 +203,17 @@ def test_a_stop_that_comes_meanwhile_is_a_stop_in_good_order(daemon: Start, mode
     assert not any(client.was_reset for client in crowd.clients)
 
 
+def is_taken_over(running: DaemonProcess) -> bool:
+    """Tell whether the program has been replaced: the pause has begun."""
+    return b"ETLT_HANDOVER=take" in Path(f"/proc/{running.pid}/environ").read_bytes()
+
+
 def test_a_stop_in_the_pause_waits_for_the_successor(daemon: Start, mode: str) -> None:
     """By default SIGTERM ends a program that has no handler yet, and every client with it."""
     running = daemon(mode)
     crowd = running.crowd(3)
     running.signal(signal.SIGUSR2)
-    environ = Path(f"/proc/{running.pid}/environ")
-    until(lambda: b"ETLT_HANDOVER=take" in environ.read_bytes())
+    until(lambda: is_taken_over(running))
     running.signal(signal.SIGTERM)
     crowd.until_end()
 
@@ -223,11 +227,13 @@ def test_a_client_that_leaves_in_the_pause_is_missed(daemon: Start, mode: str) -
     crowd = running.crowd(3)
     leaver = crowd.clients.pop()
     running.signal(signal.SIGUSR2)
+    until(lambda: is_taken_over(running))
     leaver.sock.sendall(b"last words\n")
     leaver.sock.close()
     crowd.until(lambda: running.events("took over"))
     crowd.until(lambda: all(client.lines() for client in crowd.clients))
 
+    assert running.events("took over")[0]["peers"] == 3
     assert_talks(crowd, b"gone?\n")  # what is sent to it shows that it is
     until(lambda: running.metrics()["connections"] == 2)
 
