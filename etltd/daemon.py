@@ -307,13 +307,13 @@ class Daemon:
             state = self._snapshot()
             light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
             rehearsal = Rehearsal(light, self._environment)
-        except (OSError, RuntimeError) as error:
-            return _no_rehearsal(error)
-        try:
-            self.reactor.serve(rehearsal.fd, lambda: None)  # its end ends a wait
-        except OSError as error:
-            rehearsal.close()
-            return _no_rehearsal(error)
+            try:
+                self.reactor.serve(rehearsal.fd, lambda: None)  # its end ends a wait
+            except BaseException:
+                rehearsal.close()
+                raise
+        except (OSError, RuntimeError, MemoryError) as error:
+            return f"no rehearsal can be started: {_why(error)}"
         self._rehearsal = rehearsal
         return ""
 
@@ -350,11 +350,9 @@ class Daemon:
     def _exec(self) -> str:
         self._manager.tell("STATUS=Handing over", *self._manager.patience(PAUSE_SECONDS))
         try:
-            state = self._snapshot()
-        except OSError as error:
-            return f"the state cannot be taken: {error.strerror}"
-        problem = succession.become_successor(state, state.fds, self._environment)
-        return f"the successor cannot be started: {problem.strerror}"
+            succession.become_successor(self._snapshot(), self._environment)
+        except (OSError, MemoryError) as error:
+            return f"the successor cannot be started: {_why(error)}"
 
     def _snapshot(self) -> State:
         """Return all that a successor needs, between two ticks."""
@@ -403,15 +401,15 @@ class Daemon:
             return ON_A_BUS
         try:
             state = fdstore.own(self._snapshot())
-        except OSError as error:
-            return f"the state cannot be taken: {error.strerror}"
+        except (OSError, MemoryError) as error:
+            return f"the state cannot be taken: {_why(error)}"
         sockets = len(state.fds)
         if sockets > fdstore.MOST_SOCKETS:
             return (
                 f"{sockets} sockets are more than {fdstore.MOST_SOCKETS}; a reload keeps any number"
             )
         problem = self._manager.store(state)
-        return "" if problem is None else f"the manager does not take them: {problem}"
+        return "" if problem is None else f"the manager does not take them: {_why(problem)}"
 
     # -- taking over -----------------------------------------------------------------------------
 
@@ -508,6 +506,8 @@ class Daemon:
                 return
 
 
-def _no_rehearsal(error: OSError | RuntimeError) -> str:
-    why = error.strerror if isinstance(error, OSError) else error
-    return f"no rehearsal can be started: {why}"
+def _why(error: Exception) -> str:
+    """Return what *error* says; a MemoryError says nothing, and is no OSError."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(getattr(error, "strerror", None) or error)

@@ -42,7 +42,7 @@ def own(state: State) -> State:
     return replace(state, ports=[port for port in state.ports if not port.passed])
 
 
-def put(address: str, state: State) -> OSError | None:
+def put(address: str, state: State) -> OSError | MemoryError | None:
     """Leave our `own` *state* with the manager at *address*; return what went wrong."""
     fds = state.fds
     try:
@@ -56,7 +56,7 @@ def put(address: str, state: State) -> OSError | None:
             for start in range(0, len(fds), PER_MESSAGE):
                 _store(manager, SOCKETS, fds[start : start + PER_MESSAGE])
             _wait(manager)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         return error
     return None
 

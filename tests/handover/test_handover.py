@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -337,16 +338,51 @@ def test_an_exec_that_fails_leaves_the_old_one_serving(daemon: Start, copy: Path
 
     assert refusal(running) == "the successor cannot be started: No such file or directory"
     assert_talks(crowd, b"nothing happened\n")
+    assert_nothing_changed(running)
+
+
+WITHOUT_MEMORY = {
+    "for a look at the peers": ("snapshot.py", "    return [_peer(conn) for conn"),
+    "for a rehearsal": ("succession.py", "            self._thread = threading.Thread("),
+    "for the exec": ("succession.py", "    os.execve(sys.executable,"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_MEMORY)
+def test_a_hand_over_without_memory_leaves_the_old_one_serving(
+    daemon: Start, copy: Path, what: str
+) -> None:
+    """Python says so by an exception of its own, which is no OSError."""
+    module, line = WITHOUT_MEMORY[what]
+    change(copy, module, line, f"{line[: -len(line.lstrip())]}raise MemoryError\n{line}")
+    running = daemon("lt", **of_copy(copy))
+    crowd = running.crowd(2)
+    before = held(running, "eventfd")
+
+    assert refusal(running).endswith("be started: out of memory")
+    assert_talks(crowd, b"nothing happened\n")
+    assert held(running, "eventfd") == before
+    assert_nothing_changed(running)
+
+
+def assert_nothing_changed(running: DaemonProcess) -> None:
+    """Check that it answers scrapes, and that its sockets are its own."""
     assert running.get("/readyz") == (200, "ready\n")
-    flags = [Path(f"/proc/{running.pid}/fdinfo/{fd}").read_text() for fd in descriptors(running)]
-    close_on_exec = [int(text.split("flags:")[1].split()[0], 8) & 0o2000000 for text in flags]
-    assert all(close_on_exec), "a child would keep clients connected that have left"
+    folder = Path(f"/proc/{running.pid}/fdinfo")
+    for fd in held(running, "socket:"):
+        with contextlib.suppress(FileNotFoundError):  # the scrape's own
+            flags = (folder / fd).read_text().split("flags:")[1].split()[0]
+            assert int(flags, 8) & 0o2000000, "a child would keep clients connected that have left"
 
 
-def descriptors(running: DaemonProcess) -> list[str]:
-    """Return the sockets it has."""
-    folder = Path(f"/proc/{running.pid}/fd")
-    return [fd.name for fd in folder.iterdir() if str(fd.readlink()).startswith("socket:")]
+def held(running: DaemonProcess, kind: str) -> list[str]:
+    """Return its descriptors of what is called *kind* in /proc."""
+    found = []
+    for fd in Path(f"/proc/{running.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # of a scrape that was being answered
+            if kind in str(fd.readlink()):
+                found.append(fd.name)
+    return found
 
 
 def test_a_program_that_is_gone_leaves_the_old_one_serving(daemon: Start, copy: Path) -> None:
@@ -380,23 +416,17 @@ def test_a_machine_that_is_short_of_something_costs_nobody(daemon: Start, tmp_pa
     """A hand-over is asked for in a bad moment: what it needs is not to be had."""
     running = daemon("et")
     crowd = running.crowd(2)
-    held = eventfds(running)
+    before = held(running, "eventfd")
     for call, error, also, sentence in SHORTAGES:
         with injection.failing(running.pid, call, error, tmp_path, also=also) as injected:
             assert refusal(running) == sentence
             assert_talks(crowd, b"nothing happened\n")
             assert running.get("/readyz") == (200, "ready\n")
             assert injected() == 1 + bool(also)
-    assert eventfds(running) == held
+    assert held(running, "eventfd") == before
 
     hand_over(running)
     assert_talks(crowd, b"and now it did\n")
-
-
-def eventfds(running: DaemonProcess) -> int:
-    """Return how many it has: one for scrapes, and one for each rehearsal."""
-    folder = Path(f"/proc/{running.pid}/fd")
-    return sum("eventfd" in str(fd.readlink()) for fd in folder.iterdir())
 
 
 @pytest.mark.parametrize(
