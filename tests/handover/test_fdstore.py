@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Self
 import psutil
 import pytest
 
-from tests.handover.test_handover import assert_talks, hand_over
+from tests.fire import injection
+from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy
 from tests.system.rig import GOODBYE, assert_ledger
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.system.rig import DaemonProcess
+    from tests.system.rig import Crowd, DaemonProcess
 
     Start = Callable[..., DaemonProcess]
 
@@ -36,6 +37,8 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)))
 os.environ["LISTEN_FDNAMES"] = ":".join(name.split("=")[0] for name in names)
 os.execv(command[0], command)
 """
+__all__ = ["copy"]
+
 FIRST_FREE = 3000  # what is stored is kept from here on, out of the way of 3, 4, ...
 MANY = 600  # sockets go in three messages
 LINE = b"x" * 1000 + b"\n"
@@ -61,6 +64,7 @@ class Store(threading.Thread):
         self._sock.bind(str(path))
         self.variables = {"NOTIFY_SOCKET": str(path)}
         self.kept: list[tuple[str, int]] = []
+        self.was_given = 0
 
     def run(self) -> None:
         while True:
@@ -71,6 +75,7 @@ class Store(threading.Thread):
             name = words.get("FDNAME", "")
             if "FDSTORE" in words:
                 self.kept += [(name, higher(fd)) for fd in fds]
+                self.was_given += len(fds)
             elif "FDSTOREREMOVE" in words:
                 for _, fd in [one for one in self.kept if one[0] == name]:
                     os.close(fd)
@@ -306,6 +311,58 @@ def test_without_a_manager_it_is_a_stop(daemon: Start, mode: str) -> None:
     assert [bytes(client.inbox) for client in crowd.clients] == [GOODBYE] * 2
     (why,) = running.events("clients cannot stay over the restart")
     assert why["reason"] == "there is no service manager"
+
+
+def assert_stopped(running: DaemonProcess, crowd: Crowd, store: Store, reason: str) -> None:
+    """Check that a restart was a stop: everybody was told, and the manager has nothing of it."""
+    crowd.until_end()
+    assert running.stopped()["messages_abandoned"] == 0
+    assert {bytes(client.inbox) for client in crowd.clients} == {GOODBYE}
+    assert not any(client.was_reset for client in crowd.clients)
+    (why,) = running.events("clients cannot stay over the restart")
+    assert why["reason"] == reason
+    assert not running.events("stored")
+    until(lambda: not store.kept)
+
+
+@pytest.mark.parametrize("clients", [2, 3])
+def test_as_many_clients_as_the_store_takes_are_kept_and_one_more_is_a_stop(
+    daemon: Start, copy: Path, tmp_path: Path, clients: int
+) -> None:
+    change(copy, "fdstore.py", "MOST_SOCKETS = 2000", "MOST_SOCKETS = 4")  # two are its ports
+    with Store(tmp_path / "notify") as store:
+        first = daemon("et", **of_copy(copy, **store.variables))
+        crowd = first.crowd(clients)
+        if clients == 2:
+            leave(first)
+            assert len(store.kept) == 1 + 4
+        else:
+            first.signal(signal.SIGUSR1)
+            reason = "5 sockets are more than 4; a reload keeps any number"
+            assert_stopped(first, crowd, store, reason)
+            assert not store.was_given
+
+
+@pytest.mark.skipif(injection.refusal() is not None, reason=str(injection.refusal()))
+@pytest.mark.parametrize("nth", ["1", "2", "4", "5"])
+def test_a_manager_that_cannot_be_sent_everything_keeps_nothing(
+    daemon: Start, copy: Path, tmp_path: Path, nth: str
+) -> None:
+    """The state, then five sockets by twos, then the question whether all was read.
+
+    While the manager has a socket, a close of ours says nothing to its peer.
+    """
+    change(copy, "fdstore.py", "PER_MESSAGE = 250", "PER_MESSAGE = 2")
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", **of_copy(copy, **store.variables))
+        crowd = first.crowd(3)
+        with injection.failing(first.pid, "sendmsg", "ENOBUFS", tmp_path, when=nth) as failures:
+            first.signal(signal.SIGUSR1)
+            crowd.until_end()
+            assert failures() == 1
+        reason = "the manager does not take them: No buffer space available"
+        assert_stopped(first, crowd, store, reason)
+        assert bool(store.was_given) == (nth != "1")
 
 
 def test_a_socket_that_was_not_kept_gives_the_others_up_too(daemon: Start, tmp_path: Path) -> None:

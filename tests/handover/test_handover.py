@@ -268,14 +268,18 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy" / "etltd"
 
 
-def of_copy(copy: Path) -> dict[str, object]:
-    """Return what makes the command run *copy*, without measuring its coverage."""
+def of_copy(copy: Path, **more: str) -> dict[str, object]:
+    """Return what makes the command run *copy*, without measuring its coverage.
+
+    *more* are variables.
+    """
     unset = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
     prefix = ["env", *(f"--unset={name}" for name in unset)]
     variables = {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": str(copy.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
     }
     return {"prefix": prefix, "variables": variables}
 
