@@ -228,7 +228,7 @@ class Daemon:
             # No longer than until the next round of chores: a tick that is cut short by an event
             # and followed by one of full length would make the watchdog wait for twice the time.
             self._tick(max(0.0, (self._chores_due_ns - monotonic_ns()) / 1e9))
-            if self._successor_wanted:
+            if self._successor_wanted or self._rehearsal is not None:
                 self._go_on_with_succession()
 
     def _tick(self, timeout: float) -> int:
@@ -278,26 +278,32 @@ class Daemon:
     # -- handing over ----------------------------------------------------------------------------
 
     def _go_on_with_succession(self) -> None:
-        """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
-        if self._bus is not None:
-            self._manager.tell(*systemd.reloading())
-            self._refuse_hand_over(ON_A_BUS)
-        elif self._rehearsal is None:
-            self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
-            self.log.info("handing over", peers=self.reactor.stats.connections)
-            problem = self._rehearse()
-            if problem:
-                self._refuse_hand_over(problem)
-        elif self._rehearsal.is_over:
+        """Let a successor rehearse; when it has, let it take over, or say why it cannot.
+
+        Who asks once more meanwhile may have installed something else: that is rehearsed, too.
+        """
+        if self._rehearsal is not None and self._rehearsal.is_over:
             problem = self._rehearsal.problem
             self._end_rehearsal()
+            if not problem and not self._successor_wanted:
+                problem = self._hand_over()
+            if problem:
+                self._refuse_hand_over(problem)
+        if self._rehearsal is None and self._successor_wanted:
             self._successor_wanted = False
-            problem = problem or self._hand_over()
+            problem = self._begin_succession()
             if problem:
                 self._refuse_hand_over(problem)
 
+    def _begin_succession(self) -> str:
+        """Have a successor rehearse; return why that is not possible."""
+        self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
+        if self._bus is not None:
+            return ON_A_BUS
+        self.log.info("handing over", peers=self.reactor.stats.connections)
+        return self._rehearse()
+
     def _refuse_hand_over(self, reason: str) -> None:
-        self._successor_wanted = False
         self.log.warning("hand-over refused", reason=reason)
         self._manager.tell("READY=1", *self._manager.patience(self._manager.watchdog_seconds))
 

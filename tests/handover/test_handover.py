@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -332,6 +333,42 @@ def test_a_broken_successor_leaves_the_old_one_serving(
         hand_over(running)
     assert_talks(crowd, b"and now it did\n")
     assert running.process.poll() is None
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_is_installed_while_a_successor_rehearses_is_rehearsed_too(
+    daemon: Start, tmp_path: Path, *, mended: bool
+) -> None:
+    """A reload that came in between was ignored; what it was for is good now, or no longer."""
+    options, passed = tmp_path / "options.toml", tmp_path / "passed"
+    good = "port = 0\nmode = 'et'\nmetrics_port = 0\n"
+    bad = good + "max_line_byte = 100\n"
+    options.write_text(good)
+    running = from_file(daemon, options)
+    crowd = running.crowd(2)
+    options.unlink()
+    os.mkfifo(options)  # the successor waits in here for its options
+    running.signal(signal.SIGUSR2)
+    with options.open("w") as slow:  # it reads
+        options.rename(passed)
+        options.write_text(good if mended else bad)
+        running.signal(signal.SIGUSR2)
+        until(lambda: signal.SIGUSR2 not in pending(running))
+        slow.write(bad if mended else good)
+    crowd.until(lambda: running.events("took over" if mended else "hand-over refused"))
+
+    (refused,) = running.events("hand-over refused")
+    assert "max_line_byte" in refused["reason"]
+    assert len(running.events("handing over")) == 2
+    assert len(running.events("took over")) == mended
+    assert_talks(crowd, b"here I am\n")
+
+
+def pending(running: DaemonProcess) -> list[signal.Signals]:
+    """Return the signals that have not reached it yet."""
+    status = Path(f"/proc/{running.pid}/status").read_text()
+    mask = int(status.split("ShdPnd:")[1].split()[0], 16)
+    return [number for number in signal.Signals if mask & 1 << (number - 1)]
 
 
 def test_an_exec_that_fails_leaves_the_old_one_serving(daemon: Start, copy: Path) -> None:
