@@ -5,7 +5,7 @@ Ready means what it says: READY=1 goes out after the sockets listen and epoll is
 SIGUSR2 asks for a successor: a new version of the program, or of its options, that goes on with the
 same clients. `etltd.succession` says how; here is when, and what must be at rest for it. SIGUSR1 is
 a stop after which the manager starts another process at once: clients wait for it in the manager's
-store (`etltd.fdstore`), if they can.
+store (`etltd.fdstore`), if they can, and if a rehearsal shows that there will be one.
 
 A stop takes in what has arrived, delivers it, says goodbye, hands over what is owed until the grace
 is over, and reports what it abandoned. A second signal skips the wait.
@@ -45,6 +45,7 @@ CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an
 READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
 LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
 LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a successor takes over
+RESTART_REHEARSAL_SECONDS = 10.0  # of a stop: what else is in it must fit into TimeoutStopSec=
 PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
 
 ON_A_BUS = (
@@ -387,12 +388,15 @@ class Daemon:
         """At a restart, leave all clients with the manager; return whether that was possible."""
         if self._signals[0] != signal.SIGUSR1:
             return False
-        self._end_rehearsal()
+        self._end_rehearsal()  # the manager's signal went to that process, too
         self._manager.tell("STOPPING=1", "STATUS=Leaving clients with the manager")
-        self._answer_last_scrapes()
-        problem = self._store()
+        problem = self._store(only_look=True) or self._rehearse_restart()
+        if not problem:
+            self._answer_last_scrapes()
+            problem = self._store()
+            if problem:
+                self._answer_scrapes()
         if problem:
-            self._answer_scrapes()
             self.log.warning("clients cannot stay over the restart", reason=problem)
             return False
         for listener in self._chat:
@@ -400,7 +404,28 @@ class Daemon:
         self.log.info("stored", peers=self.reactor.stats.connections)
         return True
 
-    def _store(self) -> str:
+    def _rehearse_restart(self) -> str:
+        """Serve until another process has shown that it can start; return why it cannot.
+
+        A wrong option ends it, and no third one is started: the stored clients would be nobody's.
+        """
+        problem = self._rehearse()
+        rehearsal = self._rehearsal
+        if rehearsal is None:
+            return problem
+        deadline_ns = monotonic_ns() + round(RESTART_REHEARSAL_SECONDS * 1e9)
+        self._tick_until(lambda _: rehearsal.is_over, deadline_ns)
+        if len(self._signals) > 1:
+            problem = "it was stopped"
+        elif rehearsal.is_over:
+            problem = rehearsal.problem
+        else:
+            problem = f"the next process was not ready within {RESTART_REHEARSAL_SECONDS:g} s"
+        self._end_rehearsal()
+        return problem
+
+    def _store(self, *, only_look: bool = False) -> str:
+        """Leave all clients with the manager; return why that is not possible."""
         if not self._manager.is_there:
             return "there is no service manager"
         if self._bus is not None:
@@ -414,7 +439,7 @@ class Daemon:
             return (
                 f"{sockets} sockets are more than {fdstore.MOST_SOCKETS}; a reload keeps any number"
             )
-        problem = self._manager.store(state)
+        problem = None if only_look else self._manager.store(state)
         return "" if problem is None else f"the manager does not take them: {_why(problem)}"
 
     # -- taking over -----------------------------------------------------------------------------

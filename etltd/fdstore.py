@@ -8,6 +8,9 @@ A stored socket is open: closing ours sends no FIN, so what was stored must be t
 soon as it is back with us. The manager compares every new one with all that it has, which grows by
 the square: 0.25 s for 1,000 on the machine where it was measured, 2.5 s for 3,000. Hence a limit.
 
+If the next process cannot start, the manager closes what it has, and nobody was told. Hence a
+rehearsal (`etltd.succession`) comes first, and a restart without its success is a stop.
+
 The manager does not say whether it kept what it was sent. A unit that asks for this signal without
 ``FileDescriptorStoreMax=`` would lose every client; ours has both.
 """

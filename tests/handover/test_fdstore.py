@@ -9,13 +9,13 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 import psutil
 import pytest
 
 from tests.fire import injection
-from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy
+from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy, when_read
 from tests.system.rig import GOODBYE, assert_ledger
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -323,6 +323,62 @@ def assert_stopped(running: DaemonProcess, crowd: Crowd, store: Store, reason: s
     assert why["reason"] == reason
     assert not running.events("stored")
     until(lambda: not store.kept)
+
+
+def rehearsing(daemon: Start, folder: Path, store: Store) -> tuple[DaemonProcess, Crowd, TextIO]:
+    """Return a daemon that was told to restart, its clients, and what the next one reads."""
+    options = folder / "options.toml"
+    options.write_text("port = 0\nmode = 'et'\nmetrics_port = 0\n")
+    first = daemon("et", "--config", str(options), ports=(), variables=store.variables)
+    crowd = first.crowd(2)
+    options.unlink()
+    os.mkfifo(options)
+    first.signal(signal.SIGUSR1)
+    return first, crowd, when_read(options)
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_clients_are_left_to_a_process_that_can_start_and_to_no_other(
+    daemon: Start, tmp_path: Path, *, is_good: bool
+) -> None:
+    """A wrong option is no reason for systemd to try again: it closes what it had stored."""
+    with Store(tmp_path / "notify") as store:
+        first, crowd, options = rehearsing(daemon, tmp_path, store)
+        with options:
+            crowd.clients += first.crowd(1).clients
+            assert_talks(crowd, b"served as ever\n")
+            options.write("port = 0\nmetrics_port = 0\n" + ("" if is_good else "max_prots = 9\n"))
+        if is_good:
+            assert first.process.wait(PATIENCE_SECONDS) == 0
+            assert first.events("stored")[0]["peers"] == 3
+            assert len(store.kept) == 1 + 5
+            return
+        crowd.until_end()
+        (why,) = first.events("clients cannot stay over the restart")
+        assert 'sets "max_prots", which is no option.' in why["reason"]
+        assert first.stopped()["messages_abandoned"] == 0
+        assert all(client.inbox.endswith(GOODBYE) for client in crowd.clients)
+        assert not store.was_given
+
+
+def test_a_stop_does_not_wait_for_the_rehearsal_of_a_restart(daemon: Start, tmp_path: Path) -> None:
+    with Store(tmp_path / "notify") as store:
+        first, crowd, options = rehearsing(daemon, tmp_path, store)
+        with options:
+            first.signal(signal.SIGTERM)
+            assert_stopped(first, crowd, store, "it was stopped")
+
+
+def test_a_next_process_that_hangs_is_not_waited_for_until_the_manager_kills(
+    daemon: Start, copy: Path, tmp_path: Path
+) -> None:
+    change(copy, "daemon.py", "REHEARSAL_SECONDS = 10.0", "REHEARSAL_SECONDS = 1.5")
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", **of_copy(copy, **store.variables))
+        crowd = first.crowd(2)
+        change(copy, "cli.py", "import difflib", "import difflib\nimport time\ntime.sleep(3600)")
+        first.signal(signal.SIGUSR1)
+        assert_stopped(first, crowd, store, "the next process was not ready within 1.5 s")
 
 
 @pytest.mark.parametrize("clients", [2, 3])

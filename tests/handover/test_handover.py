@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -349,7 +349,7 @@ def test_what_is_installed_while_a_successor_rehearses_is_rehearsed_too(
     options.unlink()
     os.mkfifo(options)  # the successor waits in here for its options
     running.signal(signal.SIGUSR2)
-    with options.open("w") as slow:  # it reads
+    with when_read(options) as slow:
         options.rename(passed)
         options.write_text(good if mended else bad)
         running.signal(signal.SIGUSR2)
@@ -362,6 +362,19 @@ def test_what_is_installed_while_a_successor_rehearses_is_rehearsed_too(
     assert len(running.events("handing over")) == 2
     assert len(running.events("took over")) == mended
     assert_talks(crowd, b"here I am\n")
+
+
+def when_read(path: Path) -> TextIO:
+    """Return the other end of the named pipe *path* when somebody reads from it."""
+    ends = []
+
+    def is_read() -> object:
+        with contextlib.suppress(OSError):  # ENXIO, fifo(7)
+            ends.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return ends
+
+    until(is_read)
+    return os.fdopen(ends[0], "w")
 
 
 def pending(running: DaemonProcess) -> list[signal.Signals]:
