@@ -466,8 +466,13 @@ class Daemon:
             state = fdstore.stored(stored)
             self._check(state)
         except UnfitError as error:
-            peers = len(stored[fdstore.SOCKETS])
-            self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
+            sockets = stored[fdstore.SOCKETS]
+            self.log.warning(
+                "stored sockets given up",
+                peers=fdstore.peers(sockets),
+                sockets=len(sockets),
+                reason=str(error),
+            )
             state = None
         self._manager.forget_stored()
         kept = state.fds if state is not None else []

@@ -107,6 +107,19 @@ def stored(given: Mapping[str, list[int]]) -> State:
     )
 
 
+def peers(fds: list[int]) -> int:
+    """Count those of the stored *fds* that are peers': the others listen."""
+    return sum(not _listens(fd) for fd in fds)
+
+
+def _listens(fd: int) -> bool:
+    sock = socket.socket(fileno=fd)
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
+
+
 def _newest(fds: list[int]) -> State:
     """Return the newest of the states in *fds*, and close them.
 

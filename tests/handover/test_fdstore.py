@@ -296,6 +296,7 @@ def test_a_state_that_does_not_fit_gives_the_clients_up(daemon: Start, tmp_path:
 
         (given_up,) = second.events("stored sockets given up")
         assert "--mode was lt and is et now" in given_up["reason"]
+        assert (given_up["peers"], given_up["sockets"]) == (2, 4), "two of them are its ports"
         crowd.until_end()
         until(lambda: not store.kept)
         assert second.crowd(1).clients[0].at_end is False
