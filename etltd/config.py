@@ -166,7 +166,7 @@ class Config:
     """Most peers at one time; 0: as many as there are descriptors, less a reserve."""
 
     max_connections_per_ip: Annotated[Count, LIMITS] = 0
-    """Most peers from one IP address; 0: no limit."""
+    """Most peers from one IPv4 address or IPv6 network (/64); 0: no limit."""
 
     max_line_bytes: Annotated[int, _whole(2), LIMITS] = 8192
     """Longest message, newline included; a longer one is discarded and its sender told."""

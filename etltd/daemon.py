@@ -5,7 +5,7 @@ Ready means what it says: READY=1 goes out after the sockets listen and epoll is
 SIGUSR2 asks for a successor: a new version of the program, or of its options, that goes on with the
 same clients. `etltd.succession` says how; here is when, and what must be at rest for it. SIGUSR1 is
 a stop after which the manager starts another process at once: clients wait for it in the manager's
-store (`etltd.fdstore`), if they can.
+store (`etltd.fdstore`), if they can, and if a rehearsal shows that there will be one.
 
 A stop takes in what has arrived, delivers it, says goodbye, hands over what is owed until the grace
 is over, and reports what it abandoned. A second signal skips the wait.
@@ -45,6 +45,7 @@ CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an
 READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
 LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
 LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a successor takes over
+RESTART_REHEARSAL_SECONDS = 10.0  # of a stop: what else is in it must fit into TimeoutStopSec=
 PAUSE_SECONDS = 30  # a successor that is not up by then is stuck: for the watchdog
 
 ON_A_BUS = (
@@ -228,7 +229,7 @@ class Daemon:
             # No longer than until the next round of chores: a tick that is cut short by an event
             # and followed by one of full length would make the watchdog wait for twice the time.
             self._tick(max(0.0, (self._chores_due_ns - monotonic_ns()) / 1e9))
-            if self._successor_wanted:
+            if self._successor_wanted or self._rehearsal is not None:
                 self._go_on_with_succession()
 
     def _tick(self, timeout: float) -> int:
@@ -278,26 +279,32 @@ class Daemon:
     # -- handing over ----------------------------------------------------------------------------
 
     def _go_on_with_succession(self) -> None:
-        """Let a successor rehearse; when it has, let it take over, or say why it cannot."""
-        if self._bus is not None:
-            self._manager.tell(*systemd.reloading())
-            self._refuse_hand_over(ON_A_BUS)
-        elif self._rehearsal is None:
-            self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
-            self.log.info("handing over", peers=self.reactor.stats.connections)
-            problem = self._rehearse()
-            if problem:
-                self._refuse_hand_over(problem)
-        elif self._rehearsal.is_over:
+        """Let a successor rehearse; when it has, let it take over, or say why it cannot.
+
+        Who asks once more meanwhile may have installed something else: that is rehearsed, too.
+        """
+        if self._rehearsal is not None and self._rehearsal.is_over:
             problem = self._rehearsal.problem
             self._end_rehearsal()
+            if not problem and not self._successor_wanted:
+                problem = self._hand_over()
+            if problem:
+                self._refuse_hand_over(problem)
+        if self._rehearsal is None and self._successor_wanted:
             self._successor_wanted = False
-            problem = problem or self._hand_over()
+            problem = self._begin_succession()
             if problem:
                 self._refuse_hand_over(problem)
 
+    def _begin_succession(self) -> str:
+        """Have a successor rehearse; return why that is not possible."""
+        self._manager.tell(*systemd.reloading(), "STATUS=A successor rehearses")
+        if self._bus is not None:
+            return ON_A_BUS
+        self.log.info("handing over", peers=self.reactor.stats.connections)
+        return self._rehearse()
+
     def _refuse_hand_over(self, reason: str) -> None:
-        self._successor_wanted = False
         self.log.warning("hand-over refused", reason=reason)
         self._manager.tell("READY=1", *self._manager.patience(self._manager.watchdog_seconds))
 
@@ -307,13 +314,13 @@ class Daemon:
             state = self._snapshot()
             light = replace(state, peers=[replace(peer, owed=[]) for peer in state.peers])
             rehearsal = Rehearsal(light, self._environment)
-        except (OSError, RuntimeError) as error:
-            return _no_rehearsal(error)
-        try:
-            self.reactor.serve(rehearsal.fd, lambda: None)  # its end ends a wait
-        except OSError as error:
-            rehearsal.close()
-            return _no_rehearsal(error)
+            try:
+                self.reactor.serve(rehearsal.fd, lambda: None)  # its end ends a wait
+            except BaseException:
+                rehearsal.close()
+                raise
+        except (OSError, RuntimeError, MemoryError) as error:
+            return f"no rehearsal can be started: {_why(error)}"
         self._rehearsal = rehearsal
         return ""
 
@@ -350,11 +357,9 @@ class Daemon:
     def _exec(self) -> str:
         self._manager.tell("STATUS=Handing over", *self._manager.patience(PAUSE_SECONDS))
         try:
-            state = self._snapshot()
-        except OSError as error:
-            return f"the state cannot be taken: {error.strerror}"
-        problem = succession.become_successor(state, state.fds, self._environment)
-        return f"the successor cannot be started: {problem.strerror}"
+            succession.become_successor(self._snapshot(), self._environment)
+        except (OSError, MemoryError) as error:
+            return f"the successor cannot be started: {_why(error)}"
 
     def _snapshot(self) -> State:
         """Return all that a successor needs, between two ticks."""
@@ -383,12 +388,15 @@ class Daemon:
         """At a restart, leave all clients with the manager; return whether that was possible."""
         if self._signals[0] != signal.SIGUSR1:
             return False
-        self._end_rehearsal()
+        self._end_rehearsal()  # the manager's signal went to that process, too
         self._manager.tell("STOPPING=1", "STATUS=Leaving clients with the manager")
-        self._answer_last_scrapes()
-        problem = self._store()
+        problem = self._store(only_look=True) or self._rehearse_restart()
+        if not problem:
+            self._answer_last_scrapes()
+            problem = self._store()
+            if problem:
+                self._answer_scrapes()
         if problem:
-            self._answer_scrapes()
             self.log.warning("clients cannot stay over the restart", reason=problem)
             return False
         for listener in self._chat:
@@ -396,22 +404,43 @@ class Daemon:
         self.log.info("stored", peers=self.reactor.stats.connections)
         return True
 
-    def _store(self) -> str:
+    def _rehearse_restart(self) -> str:
+        """Serve until another process has shown that it can start; return why it cannot.
+
+        A wrong option ends it, and no third one is started: the stored clients would be nobody's.
+        """
+        problem = self._rehearse()
+        rehearsal = self._rehearsal
+        if rehearsal is None:
+            return problem
+        deadline_ns = monotonic_ns() + round(RESTART_REHEARSAL_SECONDS * 1e9)
+        self._tick_until(lambda _: rehearsal.is_over, deadline_ns)
+        if len(self._signals) > 1:
+            problem = "it was stopped"
+        elif rehearsal.is_over:
+            problem = rehearsal.problem
+        else:
+            problem = f"the next process was not ready within {RESTART_REHEARSAL_SECONDS:g} s"
+        self._end_rehearsal()
+        return problem
+
+    def _store(self, *, only_look: bool = False) -> str:
+        """Leave all clients with the manager; return why that is not possible."""
         if not self._manager.is_there:
             return "there is no service manager"
         if self._bus is not None:
             return ON_A_BUS
         try:
             state = fdstore.own(self._snapshot())
-        except OSError as error:
-            return f"the state cannot be taken: {error.strerror}"
+        except (OSError, MemoryError) as error:
+            return f"the state cannot be taken: {_why(error)}"
         sockets = len(state.fds)
         if sockets > fdstore.MOST_SOCKETS:
             return (
                 f"{sockets} sockets are more than {fdstore.MOST_SOCKETS}; a reload keeps any number"
             )
-        problem = self._manager.store(state)
-        return "" if problem is None else f"the manager does not take them: {problem}"
+        problem = None if only_look else self._manager.store(state)
+        return "" if problem is None else f"the manager does not take them: {_why(problem)}"
 
     # -- taking over -----------------------------------------------------------------------------
 
@@ -437,8 +466,13 @@ class Daemon:
             state = fdstore.stored(stored)
             self._check(state)
         except UnfitError as error:
-            peers = len(stored[fdstore.SOCKETS])
-            self.log.warning("stored sockets given up", sockets=peers, reason=str(error))
+            sockets = stored[fdstore.SOCKETS]
+            self.log.warning(
+                "stored sockets given up",
+                peers=fdstore.peers(sockets),
+                sockets=len(sockets),
+                reason=str(error),
+            )
             state = None
         self._manager.forget_stored()
         kept = state.fds if state is not None else []
@@ -520,6 +554,8 @@ class Daemon:
                 return
 
 
-def _no_rehearsal(error: OSError | RuntimeError) -> str:
-    why = error.strerror if isinstance(error, OSError) else error
-    return f"no rehearsal can be started: {why}"
+def _why(error: Exception) -> str:
+    """Return what *error* says; a MemoryError says nothing, and is no OSError."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return str(getattr(error, "strerror", None) or error)

@@ -8,6 +8,9 @@ A stored socket is open: closing ours sends no FIN, so what was stored must be t
 soon as it is back with us. The manager compares every new one with all that it has, which grows by
 the square: 0.25 s for 1,000 on the machine where it was measured, 2.5 s for 3,000. Hence a limit.
 
+If the next process cannot start, the manager closes what it has, and nobody was told. Hence a
+rehearsal (`etltd.succession`) comes first, and a restart without its success is a stop.
+
 The manager does not say whether it kept what it was sent. A unit that asks for this signal without
 ``FileDescriptorStoreMax=`` would lose every client; ours has both.
 """
@@ -42,7 +45,7 @@ def own(state: State) -> State:
     return replace(state, ports=[port for port in state.ports if not port.passed])
 
 
-def put(address: str, state: State) -> OSError | None:
+def put(address: str, state: State) -> OSError | MemoryError | None:
     """Leave our `own` *state* with the manager at *address*; return what went wrong."""
     fds = state.fds
     try:
@@ -56,7 +59,7 @@ def put(address: str, state: State) -> OSError | None:
             for start in range(0, len(fds), PER_MESSAGE):
                 _store(manager, SOCKETS, fds[start : start + PER_MESSAGE])
             _wait(manager)
-    except OSError as error:
+    except (OSError, MemoryError) as error:
         return error
     return None
 
@@ -102,6 +105,19 @@ def stored(given: Mapping[str, list[int]]) -> State:
         ports=list(_found(state.ports, found)),
         peers=list(_found(state.peers, found)),
     )
+
+
+def peers(fds: list[int]) -> int:
+    """Count those of the stored *fds* that are peers': the others listen."""
+    return sum(not _listens(fd) for fd in fds)
+
+
+def _listens(fd: int) -> bool:
+    sock = socket.socket(fileno=fd)
+    try:
+        return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()
 
 
 def _newest(fds: list[int]) -> State:

@@ -61,7 +61,7 @@ class ServiceManager:
             return []
         return ["WATCHDOG=1", f"WATCHDOG_USEC={round(seconds * 1e6)}"]
 
-    def store(self, state: State) -> OSError | None:
+    def store(self, state: State) -> OSError | MemoryError | None:
         """Leave *state* and its sockets here for the next process; return what went wrong."""
         error = fdstore.put(self._notifier.address, state)
         if error is not None:

@@ -99,6 +99,16 @@ class Outbox:
         """Return all that is owed, in order."""
         return list(self._pieces)
 
+    def resume(self, pieces: list[Piece]) -> None:
+        """Owe *pieces* of another outbox as they are: what others are owed, too, stays shared.
+
+        What was cut by short writes keeps its whole batch, which all have in common; a copy each,
+        as in `push`, would multiply it.
+        """
+        self._pieces.extend(pieces)
+        self.size += sum(len(piece.data) for piece in pieces)
+        self.messages += sum(piece.messages for piece in pieces)
+
     def head(self) -> list[bytes | memoryview]:
         """Return the buffers to offer to the next sendmsg; tell `advance` what it took."""
         if len(self._pieces) <= HEAD_PIECES:

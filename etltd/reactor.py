@@ -87,7 +87,8 @@ class Reactor:
     def ignore(self, fd: int) -> None:
         """Call nothing for *fd* any more."""
         del self._services[fd]
-        self._unregister(fd)
+        with contextlib.suppress(OSError):  # closing takes it off, too
+            self._unregister(fd)
 
     def watch(self, conn: Connection) -> None:
         """Read from *conn*, and write to it what it is owed, from now on.
@@ -111,9 +112,8 @@ class Reactor:
     def stop_accepting(self) -> None:
         """Close the listeners; who still waits in a backlog is turned away by the kernel."""
         for fd, listener in self._listeners.items():
-            if fd not in self._paused:
-                with contextlib.suppress(OSError):  # closing takes it off, too
-                    self._unregister(fd)
+            with contextlib.suppress(OSError):  # closing takes it off, too; one may be paused
+                self._unregister(fd)
             listener.close()
         self._listeners.clear()
         self._paused.clear()
@@ -255,25 +255,29 @@ class Reactor:
                 if conn is not None:
                     self.watch(conn)
         if triggers.forgets(self._accept_mask):
-            self._unregister(listener.fd)  # who still waits is reported with the next ADD; a MOD
-            self._register(listener.fd, self._accept_mask)  # is refused where EPOLLEXCLUSIVE is set
+            self._arm(listener.fd)
 
     def _pause(self, listener: Listener) -> None:
         """Stop being told of a backlog that cannot be emptied: level-triggered, it would spin."""
         self.stats.connections_rejected[RejectReason.NO_DESCRIPTORS] += 1
-        try:
+        with contextlib.suppress(OSError):  # still told of it: the next tick pauses it
             self._unregister(listener.fd)
-        except OSError:  # still told of it: the next tick pauses it
-            return
         self._paused[listener.fd] = monotonic_ns() + ACCEPT_PAUSE_NS
 
-    def _resume(self, fd: int, now_ns: int) -> None:
+    def _arm(self, fd: int) -> None:
+        """Be told of who waits at *fd*, those who came before included; or try again in a while.
+
+        An ADD reports them. Whether the DEL before it has anything to take off depends on what
+        failed last; a MOD, which would do for both, is refused where EPOLLEXCLUSIVE is set.
+        """
         try:
+            with contextlib.suppress(FileNotFoundError):
+                self._unregister(fd)
             self._register(fd, self._accept_mask)
-        except OSError:
-            self._paused[fd] = now_ns + ACCEPT_PAUSE_NS
+        except OSError:  # ENOMEM, ENOSPC, epoll_ctl(2)
+            self._paused[fd] = monotonic_ns() + ACCEPT_PAUSE_NS
         else:
-            del self._paused[fd]
+            self._paused.pop(fd, None)
 
     # -- read ------------------------------------------------------------------------------------
 
@@ -384,7 +388,7 @@ class Reactor:
         """Resume paused listeners, close who is gone, tell limited peers what was refused."""
         for fd, until_ns in list(self._paused.items()):
             if now_ns >= until_ns:
-                self._resume(fd, now_ns)
+                self._arm(fd)
         if self.stats.outbox_connections:
             self.delivery.offer_again()
         self._let_go(now_ns)

@@ -30,12 +30,24 @@ UNANSWERED = frozenset(
 )
 ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7): a reset instead of a FIN
 
+IPV4_MAPPED = bytes(10) + b"\xff\xff"
+
 GOODBYE_READ_BYTES = 65536  # more than anybody says before it is answered
 
 DROPPED_BY = {
     CloseReason.SLOW_CONSUMER: DropReason.EVICTED,
     CloseReason.SHUTDOWN: DropReason.SHUTDOWN,
 }
+
+
+def network(ip: str) -> bytes:
+    """Return what one client has of addresses: an IPv4 address, or the /64 of an IPv6 address.
+
+    IPv4 clients of a socket for both families come as ``::ffff:192.0.2.1``.
+    """
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    address = socket.inet_pton(family, ip.partition("%")[0])  # of a link's own: fe80::1%eth0
+    return address[12:] if address.startswith(IPV4_MAPPED) else address[:8]
 
 
 class Roster:
@@ -47,7 +59,7 @@ class Roster:
         self._config = config
         self._stats = stats
         self._max_connections = max_connections
-        self._peers_of_ip: dict[str, int] = {}
+        self._peers_of_network: dict[bytes, int] = {}
         self.next_id = 1
         self.instance = b""  # its name, if ids are to be told apart from other instances'
         self.condemned: list[Connection] = []  # to be closed at the end of the tick
@@ -67,8 +79,7 @@ class Roster:
             conn.bucket = TokenBucket(self._config.rate_limit, now_ns)
         self.next_id += 1
         self.connections[conn.fd] = conn
-        if ip:
-            self._peers_of_ip[ip] = self._peers_of_ip.get(ip, 0) + 1
+        self._take_place(ip)
         stats.connections_accepted += 1
         stats.connections = len(self.connections)
         stats.connections_high_water = max(stats.connections_high_water, stats.connections)
@@ -78,14 +89,13 @@ class Roster:
         """Take over a peer that another process admitted and counted."""
         self.connections[conn.fd] = conn
         self._stats.connections = len(self.connections)
-        if conn.ip:
-            self._peers_of_ip[conn.ip] = self._peers_of_ip.get(conn.ip, 0) + 1
+        self._take_place(conn.ip)
 
     def _refusal(self, ip: str) -> RejectReason | None:
         if len(self.connections) >= self._max_connections:
             return RejectReason.MAX_CONNECTIONS
         per_ip = self._config.max_connections_per_ip
-        if per_ip and ip and self._peers_of_ip.get(ip, 0) >= per_ip:
+        if per_ip and ip and self._peers_of_network.get(network(ip), 0) >= per_ip:
             return RejectReason.MAX_CONNECTIONS_PER_IP
         return None
 
@@ -139,8 +149,7 @@ class Roster:
                 stats.outbox_messages -= conn.outbox.messages
                 stats.outbox_bytes -= conn.outbox.size
                 stats.outbox_connections -= 1
-            if conn.ip:
-                self._release_ip(conn.ip)
+            self._free_place(conn.ip)
             stats.connections_closed[conn.close_reason] += 1
             if conn.close_reason is CloseReason.TIMEOUT:
                 self._abort(conn.sock)
@@ -161,7 +170,14 @@ class Roster:
         with contextlib.suppress(OSError):  # Linux has closed it all the same, close(2)
             sock.close()  # and takes it off the interest list: no epoll_ctl
 
-    def _release_ip(self, ip: str) -> None:
-        self._peers_of_ip[ip] -= 1
-        if not self._peers_of_ip[ip]:
-            del self._peers_of_ip[ip]
+    def _take_place(self, ip: str) -> None:
+        if ip:
+            place = network(ip)
+            self._peers_of_network[place] = self._peers_of_network.get(place, 0) + 1
+
+    def _free_place(self, ip: str) -> None:
+        if ip:
+            place = network(ip)
+            self._peers_of_network[place] -= 1
+            if not self._peers_of_network[place]:
+                del self._peers_of_network[place]

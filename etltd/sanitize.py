@@ -8,8 +8,9 @@ with another's by a carriage return. What is taken out:
    ends the message);
 2. the controls that ISO 8859 and Unicode have beside them (C1, U+0080 to U+009F), where UTF-8
    spells one;
-3. the bytes ``\x80`` to ``\x9f`` that are no part of a character in UTF-8: a terminal that is set
-   to another encoding takes them for C1.
+3. the bytes ``\x80`` to ``\x9f`` that are no part of a character in UTF-8: a terminal may take them
+   for C1. One that is set to an 8-bit encoding is not safe for that: it takes a letter's own bytes
+   for C1, too (``Û`` is ``\xc3\x9b``), and letters stay whole.
 
 All else stays, byte for byte: also what is not UTF-8, and characters that only change the
 direction of text. No line is added or lost, so what is counted as a message does not change.

@@ -88,8 +88,7 @@ def _connection(peer: Peer, config: Config) -> Connection:
             conn.bucket.resume(peer.bucket.tokens, peer.bucket.filled_ns, peer.bucket.refused)
     if peer.owed:
         conn.outbox = Outbox()
-        for piece in peer.owed:
-            conn.outbox.push([piece])
+        conn.outbox.resume(peer.owed)
     return conn
 
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from etltd import handover
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+    from collections.abc import Iterator, Mapping, MutableMapping
 
     from etltd.handover import State
 
@@ -105,7 +105,7 @@ class Rehearsal:
         """Begin.
 
         Raises:
-            OSError, RuntimeError: there is no descriptor, or no thread, for it.
+            OSError, RuntimeError, MemoryError: there is no descriptor, no thread or no memory.
         """
         self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_over = False
@@ -113,13 +113,13 @@ class Rehearsal:
         self._state = state
         self._environment = environment
         self._process: subprocess.Popen[bytes] | None = None
-        self._unwanted = threading.Event()
-        # In a thread: starting a process is slow, and none of the loop's own system calls.
-        self._thread = threading.Thread(target=self._run, name="etltd-rehearse", daemon=True)
         try:
+            self._unwanted = threading.Event()
+            # In a thread: starting a process is slow, and none of the loop's own system calls.
+            self._thread = threading.Thread(target=self._run, name="etltd-rehearse", daemon=True)
             with signals_held():
                 self._thread.start()
-        except RuntimeError:
+        except BaseException:
             os.close(self.fd)
             raise
 
@@ -166,21 +166,23 @@ class Rehearsal:
         os.close(self.fd)
 
 
-def become_successor(state: State, fds: Iterable[int], environment: Mapping[str, str]) -> OSError:
-    """Replace this program by its successor, which inherits *fds*; return only if that fails.
+def become_successor(state: State, environment: Mapping[str, str]) -> NoReturn:
+    """Replace this program by its successor, which inherits the sockets of *state*.
 
     To be called with `signals_held`.
+
+    Raises:
+        OSError, MemoryError: that is not possible, and nothing was changed.
     """
-    fds = list(fds)
+    fds = state.fds
     try:
         with written(state) as fd:
             for one in [fd, *fds]:
                 os.set_inheritable(one, True)
             _exec({**environment, VARIABLE: f"{TAKE} {fd}"})
-    except OSError as error:
+    finally:  # we are still here
         for one in fds:
             os.set_inheritable(one, False)
-        return error
 
 
 def _exec(environment: Mapping[str, str]) -> NoReturn:

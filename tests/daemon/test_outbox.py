@@ -90,6 +90,18 @@ def test_a_notice_among_merged_lines_is_still_no_message() -> None:
     assert outbox.advance(1) == 1
 
 
+@given(pieces, st.integers(0, 60))
+def test_what_is_resumed_is_owed_as_it_was(owed: list[Piece], sent: int) -> None:
+    outbox, resumed = Outbox(), Outbox()
+    outbox.push(owed)
+    outbox.advance(min(sent, outbox.size))
+
+    resumed.resume(outbox.pieces())
+
+    assert resumed.pieces() == outbox.pieces()
+    assert (resumed.size, resumed.messages) == (outbox.size, outbox.messages)
+
+
 def test_a_cut_piece_is_a_view() -> None:
     """A copy per slow peer would multiply memory by the number of slow peers."""
     shared = b"hello\nworld\n"

@@ -86,3 +86,46 @@ def test_a_burst_of_peers_turned_away_does_not_use_up_the_descriptors(make_rig: 
 
     assert highest <= ceiling
     assert rig.reactor.connections == before
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_one"),
+    [
+        ("192.0.2.1", "192.0.2.1", True),
+        ("192.0.2.1", "192.0.2.2", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
+        ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
+        ("fe80::1%lo", "fe80::2", True),
+    ],
+)
+def test_who_has_a_whole_network_has_the_places_of_one_address(
+    make_rig: MakeRig, one: str, other: str, *, are_one: bool
+) -> None:
+    """A /64 is what one subscriber gets; each of its addresses had as many places as another's."""
+    rig = make_rig(max_connections_per_ip=1)
+    ends = [socket.socketpair() for _ in range(3)]
+    for sock, _ in ends:
+        sock.setblocking(False)
+    roster = rig.reactor.roster
+
+    first = roster.admit(ends[0][0], one, now_ns=0)
+    assert first is not None
+    assert (roster.admit(ends[1][0], other, now_ns=0) is None) == are_one
+
+    roster.condemn_for(first, ConnectionResetError())
+    roster.reap()
+    assert roster.admit(ends[2][0], one, now_ns=0)
+    for _, theirs in ends:
+        theirs.close()
+
+
+def test_a_peer_of_a_unix_socket_takes_nobodys_place(make_rig: MakeRig) -> None:
+    rig = make_rig(max_connections_per_ip=1)
+    for _ in range(2):
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.close()
+
+        assert rig.reactor.roster.admit(ours, "", now_ns=0)

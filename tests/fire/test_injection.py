@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from etltd.reactor import ACCEPT_BURST
 from tests.daemon.rig import RESET_ON_CLOSE
 from tests.fire import injection
 from tests.system.rig import Client, Crowd, DaemonProcess, assert_ledger
@@ -226,8 +227,8 @@ def test_a_peer_that_epoll_does_not_take_is_closed_at_once(scene: Scene, tmp_pat
 def test_a_listener_that_epoll_does_not_take_back_is_tried_again(
     scene: Scene, tmp_path: Path
 ) -> None:
-    """One failure to leave, then one to come back: either used to end the daemon."""
-    for nth in ("1", "2"):
+    """It cannot leave, or cannot come back: either used to end the daemon."""
+    for nth in ("1", "2", "3"):
         also = f"epoll_ctl:error=ENOMEM:when={nth}"
         with injection.failing(
             scene.daemon.pid, "accept4", "EMFILE", tmp_path, when="1..2", also=also
@@ -237,6 +238,29 @@ def test_a_listener_that_epoll_does_not_take_back_is_tried_again(
             until(lambda: scene.daemon.metrics()["connections"] == 3)
         scene.leave(newcomer)
         scene.check()
+
+
+def test_a_shared_listener_that_epoll_does_not_take_back_is_tried_again(
+    start: Callable[..., DaemonProcess], tmp_path: Path
+) -> None:
+    """Edge-triggered, it leaves and comes back after each turn that ends before its backlog.
+
+    Here such a turn is made of peers who gave up while they waited: none of them is registered.
+    """
+    scene = Scene(start("et", "--listener", "reuseport"))
+    for error in ("ENOMEM", "ENOSPC"):
+        for nth in ("1", "2"):
+            also = f"epoll_ctl:error={error}:when={nth}"
+            when = f"1..{ACCEPT_BURST}"
+            with injection.failing(
+                scene.daemon.pid, "accept4", "ECONNABORTED", tmp_path, when=when, also=also
+            ) as failures:
+                newcomer = scene.daemon.dial()
+                until(lambda: failures() == ACCEPT_BURST + 1)
+                until(lambda: scene.daemon.metrics()["connections"] == 3)
+            scene.leave(newcomer)
+            scene.check()
+    scene.close()
 
 
 def test_a_close_that_fails_does_not_make_the_loop_spin(scene: Scene, tmp_path: Path) -> None:

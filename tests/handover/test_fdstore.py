@@ -9,12 +9,13 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 import psutil
 import pytest
 
-from tests.handover.test_handover import assert_talks, hand_over
+from tests.fire import injection
+from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy, when_read
 from tests.system.rig import GOODBYE, assert_ledger
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.system.rig import DaemonProcess
+    from tests.system.rig import Crowd, DaemonProcess
 
     Start = Callable[..., DaemonProcess]
 
@@ -36,6 +37,8 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(names)))
 os.environ["LISTEN_FDNAMES"] = ":".join(name.split("=")[0] for name in names)
 os.execv(command[0], command)
 """
+__all__ = ["copy"]
+
 FIRST_FREE = 3000  # what is stored is kept from here on, out of the way of 3, 4, ...
 MANY = 600  # sockets go in three messages
 LINE = b"x" * 1000 + b"\n"
@@ -61,6 +64,7 @@ class Store(threading.Thread):
         self._sock.bind(str(path))
         self.variables = {"NOTIFY_SOCKET": str(path)}
         self.kept: list[tuple[str, int]] = []
+        self.was_given = 0
 
     def run(self) -> None:
         while True:
@@ -71,6 +75,7 @@ class Store(threading.Thread):
             name = words.get("FDNAME", "")
             if "FDSTORE" in words:
                 self.kept += [(name, higher(fd)) for fd in fds]
+                self.was_given += len(fds)
             elif "FDSTOREREMOVE" in words:
                 for _, fd in [one for one in self.kept if one[0] == name]:
                     os.close(fd)
@@ -291,6 +296,7 @@ def test_a_state_that_does_not_fit_gives_the_clients_up(daemon: Start, tmp_path:
 
         (given_up,) = second.events("stored sockets given up")
         assert "--mode was lt and is et now" in given_up["reason"]
+        assert (given_up["peers"], given_up["sockets"]) == (2, 4), "two of them are its ports"
         crowd.until_end()
         until(lambda: not store.kept)
         assert second.crowd(1).clients[0].at_end is False
@@ -306,6 +312,114 @@ def test_without_a_manager_it_is_a_stop(daemon: Start, mode: str) -> None:
     assert [bytes(client.inbox) for client in crowd.clients] == [GOODBYE] * 2
     (why,) = running.events("clients cannot stay over the restart")
     assert why["reason"] == "there is no service manager"
+
+
+def assert_stopped(running: DaemonProcess, crowd: Crowd, store: Store, reason: str) -> None:
+    """Check that a restart was a stop: everybody was told, and the manager has nothing of it."""
+    crowd.until_end()
+    assert running.stopped()["messages_abandoned"] == 0
+    assert {bytes(client.inbox) for client in crowd.clients} == {GOODBYE}
+    assert not any(client.was_reset for client in crowd.clients)
+    (why,) = running.events("clients cannot stay over the restart")
+    assert why["reason"] == reason
+    assert not running.events("stored")
+    until(lambda: not store.kept)
+
+
+def rehearsing(daemon: Start, folder: Path, store: Store) -> tuple[DaemonProcess, Crowd, TextIO]:
+    """Return a daemon that was told to restart, its clients, and what the next one reads."""
+    options = folder / "options.toml"
+    options.write_text("port = 0\nmode = 'et'\nmetrics_port = 0\n")
+    first = daemon("et", "--config", str(options), ports=(), variables=store.variables)
+    crowd = first.crowd(2)
+    options.unlink()
+    os.mkfifo(options)
+    first.signal(signal.SIGUSR1)
+    return first, crowd, when_read(options)
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_clients_are_left_to_a_process_that_can_start_and_to_no_other(
+    daemon: Start, tmp_path: Path, *, is_good: bool
+) -> None:
+    """A wrong option is no reason for systemd to try again: it closes what it had stored."""
+    with Store(tmp_path / "notify") as store:
+        first, crowd, options = rehearsing(daemon, tmp_path, store)
+        with options:
+            crowd.clients += first.crowd(1).clients
+            assert_talks(crowd, b"served as ever\n")
+            options.write("port = 0\nmetrics_port = 0\n" + ("" if is_good else "max_prots = 9\n"))
+        if is_good:
+            assert first.process.wait(PATIENCE_SECONDS) == 0
+            assert first.events("stored")[0]["peers"] == 3
+            assert len(store.kept) == 1 + 5
+            return
+        crowd.until_end()
+        (why,) = first.events("clients cannot stay over the restart")
+        assert 'sets "max_prots", which is no option.' in why["reason"]
+        assert first.stopped()["messages_abandoned"] == 0
+        assert all(client.inbox.endswith(GOODBYE) for client in crowd.clients)
+        assert not store.was_given
+
+
+def test_a_stop_does_not_wait_for_the_rehearsal_of_a_restart(daemon: Start, tmp_path: Path) -> None:
+    with Store(tmp_path / "notify") as store:
+        first, crowd, options = rehearsing(daemon, tmp_path, store)
+        with options:
+            first.signal(signal.SIGTERM)
+            assert_stopped(first, crowd, store, "it was stopped")
+
+
+def test_a_next_process_that_hangs_is_not_waited_for_until_the_manager_kills(
+    daemon: Start, copy: Path, tmp_path: Path
+) -> None:
+    change(copy, "daemon.py", "REHEARSAL_SECONDS = 10.0", "REHEARSAL_SECONDS = 1.5")
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", **of_copy(copy, **store.variables))
+        crowd = first.crowd(2)
+        change(copy, "cli.py", "import difflib", "import difflib\nimport time\ntime.sleep(3600)")
+        first.signal(signal.SIGUSR1)
+        assert_stopped(first, crowd, store, "the next process was not ready within 1.5 s")
+
+
+@pytest.mark.parametrize("clients", [2, 3])
+def test_as_many_clients_as_the_store_takes_are_kept_and_one_more_is_a_stop(
+    daemon: Start, copy: Path, tmp_path: Path, clients: int
+) -> None:
+    change(copy, "fdstore.py", "MOST_SOCKETS = 2000", "MOST_SOCKETS = 4")  # two are its ports
+    with Store(tmp_path / "notify") as store:
+        first = daemon("et", **of_copy(copy, **store.variables))
+        crowd = first.crowd(clients)
+        if clients == 2:
+            leave(first)
+            assert len(store.kept) == 1 + 4
+        else:
+            first.signal(signal.SIGUSR1)
+            reason = "5 sockets are more than 4; a reload keeps any number"
+            assert_stopped(first, crowd, store, reason)
+            assert not store.was_given
+
+
+@pytest.mark.skipif(injection.refusal() is not None, reason=str(injection.refusal()))
+@pytest.mark.parametrize("nth", ["1", "2", "4", "5"])
+def test_a_manager_that_cannot_be_sent_everything_keeps_nothing(
+    daemon: Start, copy: Path, tmp_path: Path, nth: str
+) -> None:
+    """The state, then five sockets by twos, then the question whether all was read.
+
+    While the manager has a socket, a close of ours says nothing to its peer.
+    """
+    change(copy, "fdstore.py", "PER_MESSAGE = 250", "PER_MESSAGE = 2")
+    with Store(tmp_path / "notify") as store:
+        first = daemon("lt", **of_copy(copy, **store.variables))
+        crowd = first.crowd(3)
+        with injection.failing(first.pid, "sendmsg", "ENOBUFS", tmp_path, when=nth) as failures:
+            first.signal(signal.SIGUSR1)
+            crowd.until_end()
+            assert failures() == 1
+        reason = "the manager does not take them: No buffer space available"
+        assert_stopped(first, crowd, store, reason)
+        assert bool(store.was_given) == (nth != "1")
 
 
 def test_a_socket_that_was_not_kept_gives_the_others_up_too(daemon: Start, tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -203,13 +205,17 @@ def test_a_stop_that_comes_meanwhile_is_a_stop_in_good_order(daemon: Start, mode
     assert not any(client.was_reset for client in crowd.clients)
 
 
+def is_taken_over(running: DaemonProcess) -> bool:
+    """Tell whether the program has been replaced: the pause has begun."""
+    return b"ETLT_HANDOVER=take" in Path(f"/proc/{running.pid}/environ").read_bytes()
+
+
 def test_a_stop_in_the_pause_waits_for_the_successor(daemon: Start, mode: str) -> None:
     """By default SIGTERM ends a program that has no handler yet, and every client with it."""
     running = daemon(mode)
     crowd = running.crowd(3)
     running.signal(signal.SIGUSR2)
-    environ = Path(f"/proc/{running.pid}/environ")
-    until(lambda: b"ETLT_HANDOVER=take" in environ.read_bytes())
+    until(lambda: is_taken_over(running))
     running.signal(signal.SIGTERM)
     crowd.until_end()
 
@@ -223,11 +229,13 @@ def test_a_client_that_leaves_in_the_pause_is_missed(daemon: Start, mode: str) -
     crowd = running.crowd(3)
     leaver = crowd.clients.pop()
     running.signal(signal.SIGUSR2)
+    until(lambda: is_taken_over(running))
     leaver.sock.sendall(b"last words\n")
     leaver.sock.close()
     crowd.until(lambda: running.events("took over"))
     crowd.until(lambda: all(client.lines() for client in crowd.clients))
 
+    assert running.events("took over")[0]["peers"] == 3
     assert_talks(crowd, b"gone?\n")  # what is sent to it shows that it is
     until(lambda: running.metrics()["connections"] == 2)
 
@@ -261,14 +269,18 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path / "copy" / "etltd"
 
 
-def of_copy(copy: Path) -> dict[str, object]:
-    """Return what makes the command run *copy*, without measuring its coverage."""
+def of_copy(copy: Path, **more: str) -> dict[str, object]:
+    """Return what makes the command run *copy*, without measuring its coverage.
+
+    *more* are variables.
+    """
     unset = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
     prefix = ["env", *(f"--unset={name}" for name in unset)]
     variables = {
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": str(copy.parent),
         "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
     }
     return {"prefix": prefix, "variables": variables}
 
@@ -323,6 +335,55 @@ def test_a_broken_successor_leaves_the_old_one_serving(
     assert running.process.poll() is None
 
 
+@pytest.mark.parametrize("mended", [True, False])
+def test_what_is_installed_while_a_successor_rehearses_is_rehearsed_too(
+    daemon: Start, tmp_path: Path, *, mended: bool
+) -> None:
+    """A reload that came in between was ignored; what it was for is good now, or no longer."""
+    options, passed = tmp_path / "options.toml", tmp_path / "passed"
+    good = "port = 0\nmode = 'et'\nmetrics_port = 0\n"
+    bad = good + "max_line_byte = 100\n"
+    options.write_text(good)
+    running = from_file(daemon, options)
+    crowd = running.crowd(2)
+    options.unlink()
+    os.mkfifo(options)  # the successor waits in here for its options
+    running.signal(signal.SIGUSR2)
+    with when_read(options) as slow:
+        options.rename(passed)
+        options.write_text(good if mended else bad)
+        running.signal(signal.SIGUSR2)
+        until(lambda: signal.SIGUSR2 not in pending(running))
+        slow.write(bad if mended else good)
+    crowd.until(lambda: running.events("took over" if mended else "hand-over refused"))
+
+    (refused,) = running.events("hand-over refused")
+    assert "max_line_byte" in refused["reason"]
+    assert len(running.events("handing over")) == 2
+    assert len(running.events("took over")) == mended
+    assert_talks(crowd, b"here I am\n")
+
+
+def when_read(path: Path) -> TextIO:
+    """Return the other end of the named pipe *path* when somebody reads from it."""
+    ends = []
+
+    def is_read() -> object:
+        with contextlib.suppress(OSError):  # ENXIO, fifo(7)
+            ends.append(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+        return ends
+
+    until(is_read)
+    return os.fdopen(ends[0], "w")
+
+
+def pending(running: DaemonProcess) -> list[signal.Signals]:
+    """Return the signals that have not reached it yet."""
+    status = Path(f"/proc/{running.pid}/status").read_text()
+    mask = int(status.split("ShdPnd:")[1].split()[0], 16)
+    return [number for number in signal.Signals if mask & 1 << (number - 1)]
+
+
 def test_an_exec_that_fails_leaves_the_old_one_serving(daemon: Start, copy: Path) -> None:
     """The last moment in which there is a way back: everything has been made inheritable."""
     change(copy, "succession.py", "os.execve(sys.executable", 'os.execve("/nowhere/python"')
@@ -331,16 +392,51 @@ def test_an_exec_that_fails_leaves_the_old_one_serving(daemon: Start, copy: Path
 
     assert refusal(running) == "the successor cannot be started: No such file or directory"
     assert_talks(crowd, b"nothing happened\n")
+    assert_nothing_changed(running)
+
+
+WITHOUT_MEMORY = {
+    "for a look at the peers": ("snapshot.py", "    return [_peer(conn) for conn"),
+    "for a rehearsal": ("succession.py", "            self._thread = threading.Thread("),
+    "for the exec": ("succession.py", "    os.execve(sys.executable,"),
+}
+
+
+@pytest.mark.parametrize("what", WITHOUT_MEMORY)
+def test_a_hand_over_without_memory_leaves_the_old_one_serving(
+    daemon: Start, copy: Path, what: str
+) -> None:
+    """Python says so by an exception of its own, which is no OSError."""
+    module, line = WITHOUT_MEMORY[what]
+    change(copy, module, line, f"{line[: -len(line.lstrip())]}raise MemoryError\n{line}")
+    running = daemon("lt", **of_copy(copy))
+    crowd = running.crowd(2)
+    before = held(running, "eventfd")
+
+    assert refusal(running).endswith("be started: out of memory")
+    assert_talks(crowd, b"nothing happened\n")
+    assert held(running, "eventfd") == before
+    assert_nothing_changed(running)
+
+
+def assert_nothing_changed(running: DaemonProcess) -> None:
+    """Check that it answers scrapes, and that its sockets are its own."""
     assert running.get("/readyz") == (200, "ready\n")
-    flags = [Path(f"/proc/{running.pid}/fdinfo/{fd}").read_text() for fd in descriptors(running)]
-    close_on_exec = [int(text.split("flags:")[1].split()[0], 8) & 0o2000000 for text in flags]
-    assert all(close_on_exec), "a child would keep clients connected that have left"
+    folder = Path(f"/proc/{running.pid}/fdinfo")
+    for fd in held(running, "socket:"):
+        with contextlib.suppress(FileNotFoundError):  # the scrape's own
+            flags = (folder / fd).read_text().split("flags:")[1].split()[0]
+            assert int(flags, 8) & 0o2000000, "a child would keep clients connected that have left"
 
 
-def descriptors(running: DaemonProcess) -> list[str]:
-    """Return the sockets it has."""
-    folder = Path(f"/proc/{running.pid}/fd")
-    return [fd.name for fd in folder.iterdir() if str(fd.readlink()).startswith("socket:")]
+def held(running: DaemonProcess, kind: str) -> list[str]:
+    """Return its descriptors of what is called *kind* in /proc."""
+    found = []
+    for fd in Path(f"/proc/{running.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # of a scrape that was being answered
+            if kind in str(fd.readlink()):
+                found.append(fd.name)
+    return found
 
 
 def test_a_program_that_is_gone_leaves_the_old_one_serving(daemon: Start, copy: Path) -> None:
@@ -358,6 +454,10 @@ SHORTAGES = [
     ("eventfd2", "ENFILE", "", "no rehearsal can be started: Too many open files in system"),
     ("clone3", "EAGAIN", "", "no rehearsal can be started: can't start new thread"),
     ("epoll_ctl", "ENOMEM", "", "no rehearsal can be started: Cannot allocate memory"),
+    (  # and epoll does not let the rehearsal's descriptor go
+        *("memfd_create", "ENFILE", "epoll_ctl:error=ENOMEM:when=2"),
+        "the successor cannot be started: Too many open files in system",
+    ),
     (
         *("memfd_create", "ENFILE", "clone3:error=EAGAIN:when=2"),
         "the successor cannot be started: Too many open files in system",
@@ -370,23 +470,17 @@ def test_a_machine_that_is_short_of_something_costs_nobody(daemon: Start, tmp_pa
     """A hand-over is asked for in a bad moment: what it needs is not to be had."""
     running = daemon("et")
     crowd = running.crowd(2)
-    held = eventfds(running)
+    before = held(running, "eventfd")
     for call, error, also, sentence in SHORTAGES:
         with injection.failing(running.pid, call, error, tmp_path, also=also) as injected:
             assert refusal(running) == sentence
             assert_talks(crowd, b"nothing happened\n")
             assert running.get("/readyz") == (200, "ready\n")
             assert injected() == 1 + bool(also)
-    assert eventfds(running) == held
+    assert held(running, "eventfd") == before
 
     hand_over(running)
     assert_talks(crowd, b"and now it did\n")
-
-
-def eventfds(running: DaemonProcess) -> int:
-    """Return how many it has: one for scrapes, and one for each rehearsal."""
-    folder = Path(f"/proc/{running.pid}/fd")
-    return sum("eventfd" in str(fd.readlink()) for fd in folder.iterdir())
 
 
 @pytest.mark.parametrize(
