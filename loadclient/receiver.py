@@ -51,7 +51,8 @@ RATE_LIMITED = re.compile(rb"\[etltd\] rate limited, (\d+) messages dropped\n")
 SPOT_LINES = 32  # of one buffer, so that a look takes 50 us
 MARK_BYTE = MARK[0]
 PREFIX_BYTE = ord("[")  # in no message of ours, so where it stands a line begins
-KNOWN_LINES, KNOWN_BYTES = 4096, 1 << 20  # whichever is less: what is under way at one moment
+KNOWN_LINES, KNOWN_MARKS = 4096, 256  # under way at one moment; more would not stay in a cache
+KNOWN_BYTES = 1 << 20  # of either, at most
 
 Found = TypeVar("Found")
 
@@ -65,10 +66,10 @@ class Known(dict[bytes, Found]):
 
     __slots__ = ("_most", "_read")
 
-    def __init__(self, read: Callable[[bytes], Found | None], longest: int) -> None:
+    def __init__(self, read: Callable[[bytes], Found | None], most: int, longest: int) -> None:
         super().__init__()
         self._read = read
-        self._most = max(1, min(KNOWN_LINES, KNOWN_BYTES // longest))
+        self._most = max(1, min(most, KNOWN_BYTES // longest))
 
     def __missing__(self, line: bytes) -> Found | None:
         found = self._read(line)
@@ -98,8 +99,8 @@ class Receiver:
         self._prefix_by_sender: dict[int, bytes] = {}
         self.prefix_bytes: dict[int, int] = {}
         read_marked = payloads.read_marked if interval else _nothing
-        self._known_marks = Known(read_marked, payloads.longest)
-        self._known_lines = Known(self._read_line, payloads.longest)
+        self._known_marks = Known(read_marked, KNOWN_MARKS, payloads.longest)
+        self._known_lines = Known(self._read_line, KNOWN_LINES, payloads.longest)
         self.notice = ""
         self.forget()
 

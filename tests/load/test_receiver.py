@@ -159,7 +159,7 @@ def test_what_is_known_of_a_line_hides_neither_a_second_nor_a_damaged_copy(ear: 
 
 def test_what_is_known_of_lines_is_bounded() -> None:
     """A run of days hears lines without end, and they may be a megabyte long."""
-    known = Known(lambda line: None if line == b"damaged" else len(line), KNOWN_BYTES // 3)
+    known = Known(lambda line: None if line == b"damaged" else len(line), 9, KNOWN_BYTES // 3)
     found = [known[line] for line in (b"a", b"bb", b"bb", b"damaged", b"ccc", b"dddd")]
 
     assert found == [1, 2, 2, None, 3, 4]
