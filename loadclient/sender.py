@@ -41,7 +41,7 @@ class Sender:
         on_lost: Callable[[Peer], None],
     ) -> None:
         self._peers = peers
-        self._payloads = payloads
+        self._payloads = {peer.number: payloads.of(peer.number) for peer in peers}
         self._interval = interval
         self._senders = voices.senders
         self._turns = _Turns(peers, voices)
@@ -139,7 +139,7 @@ class Sender:
         number, sequence = peer.number, peer.built
         now_ns = monotonic_ns()
         interval = self._interval
-        payload = self._payloads.of(number)
+        payload = self._payloads[number]
         if interval and (sequence * self._senders + number) % interval == 0:
             message = payload.marked(number, sequence, due_ns, now_ns)
         else:
@@ -165,27 +165,31 @@ class Sender:
             self._on_lost(peer)
             return False
         peer.sent_bytes += n
+        if n == len(message):
+            peer.pending = b""
+            return True
         peer.pending = message[n:]
-        if peer.pending and not peer.blocked:
+        if not peer.blocked:
             peer.blocked = True
             self._on_full(peer)
-        return not peer.pending
+        return False
 
 
 class _Turns:
     """Who takes part in which round: a slow sender in every n-th, beginning with its own."""
 
     def __init__(self, peers: Sequence[Peer], voices: Voices) -> None:
-        self._all = peers
+        self._peers = peers
         self._by_every: dict[int, dict[int, list[Peer]]] = {}
         for peer in peers:
             every = voices.every(peer.number)
             rows = self._by_every.setdefault(every, {})
             rows.setdefault(peer.number % every, []).append(peer)
+        self._are_alike = self._by_every.keys() <= {1}
 
     def of(self, round_: int) -> Sequence[Peer]:
         """Return them by their numbers, as they are due."""
-        if self._by_every.keys() <= {1}:
-            return self._all
+        if self._are_alike:
+            return self._peers
         rows = (rows.get(round_ % every, ()) for every, rows in self._by_every.items())
         return sorted((peer for row in rows for peer in row), key=lambda peer: peer.number)

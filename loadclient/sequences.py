@@ -41,22 +41,26 @@ class Sequences:
         self.reordered = 0
         self.damaged = 0
 
-    def see(self, receiver: int, sender: int, sequence: int) -> None:
-        """Account for *sequence* (which wraps) of *sender*, as *receiver* got it."""
-        if sender >= self._senders:
-            self.damaged += 1
-            return
+    def see(self, receiver: int, messages: Iterable[tuple[int, ...]]) -> None:
+        """Account for what *receiver* got; *messages* begin with sender and sequence (it wraps)."""
         row = self._rows.get(receiver)
         if row is None:
             row = self._rows[receiver] = self._first_row[:]
-        self.seen += 1
-        ahead = (sequence - row[sender]) & SEQUENCE_MASK
-        if not ahead:
-            row[sender] += self._interval
-        elif ahead <= SEQUENCE_MASK >> 1:
-            self._gap(receiver, sender, row, ahead)
-        else:
-            self._late(receiver, sender, row[sender] - (-ahead & SEQUENCE_MASK))
+        senders, interval = self._senders, self._interval
+        for message in messages:
+            sender = message[0]
+            if sender >= senders:
+                self.damaged += 1
+                continue
+            self.seen += 1
+            expected = row[sender]
+            ahead = (message[1] - expected) & SEQUENCE_MASK
+            if not ahead:
+                row[sender] = expected + interval
+            elif ahead <= SEQUENCE_MASK >> 1:
+                self._gap(receiver, sender, row, ahead)
+            else:
+                self._late(receiver, sender, expected - (-ahead & SEQUENCE_MASK))
 
     def next_rounds(self, receiver: int) -> Sequence[int]:
         """Return, by sender, the round of the next message that *receiver* should see of it."""

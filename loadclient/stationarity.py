@@ -47,9 +47,11 @@ class Windows:
 
     def record(self, due_ns: int, latency_ns: int) -> None:
         """Take note of a sample that was due at *due_ns*; what was due outside is passed over."""
-        window = (due_ns - self.start_ns) * len(self.sums) // self.span_ns
-        if 0 <= window < len(self.sums):
-            self.sums[window] += log(max(1, latency_ns))
+        sums = self.sums
+        number = len(sums)
+        window = (due_ns - self.start_ns) * number // self.span_ns
+        if 0 <= window < number:
+            sums[window] += log(latency_ns or 1)
             self.counts[window] += 1
 
     @staticmethod

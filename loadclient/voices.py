@@ -17,6 +17,8 @@ from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
+from loadclient.pacing import SECOND_NS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -85,6 +87,11 @@ class Voices:
     def rate(self) -> Fraction:
         """Rounds per second: the rate of the fastest."""
         return max(group.rate for group in self.groups)
+
+    @cached_property
+    def period_ns(self) -> tuple[int, int]:
+        """Nanoseconds from one round to the next, as the two parts of a fraction."""
+        return (SECOND_NS / self.rate).as_integer_ratio()
 
     @cached_property
     def messages_per_second(self) -> Fraction:

@@ -43,7 +43,7 @@ def test_a_client_that_cannot_keep_up_reading_is_not_believed(
 ) -> None:
     """Millions of lines a second to parse: they wait with us, and every send is in time."""
     path = tmp_path / "result.json"
-    load = ("--conns", 250, "--rate", 30, "--duration", 1, "--verify", "full")
+    load = ("--conns", 250, "--rate", 90, "--duration", 1, "--verify", "full")
     with start(daemon, path, *load, "--drain-timeout", 60) as client:
         client.communicate(timeout=100)
     result = RunResult.from_json(path.read_text())

@@ -13,7 +13,7 @@ from loadclient.ledger import Profile
 from loadclient.payload import Payload, Payloads, hello
 from loadclient.peer import Peer
 from loadclient.protocol import Place
-from loadclient.receiver import BUFFER_BYTES, Receiver
+from loadclient.receiver import BUFFER_BYTES, KNOWN_BYTES, Known, Receiver
 from loadclient.voices import Voices
 
 if TYPE_CHECKING:
@@ -144,6 +144,26 @@ def test_a_line_without_end_does_not_grow_for_ever(ear: Ear) -> None:
 
     assert len(ear.peer.tail or b"") <= BUFFER_BYTES // 2
     assert ear.receiver.sequences.damaged > 0
+
+
+def test_what_is_known_of_a_line_hides_neither_a_second_nor_a_damaged_copy(ear: Ear) -> None:
+    """Lines are read once and then recognised; a copy must be judged as if it were the first."""
+    *_, lines, _, _, _ = WHOLE[ear.receiver._full]
+    ear.hear(STREAM)
+    ear.hear(STREAM)
+    ear.hear(STREAM.replace(b".\n", b":\n"))  # every line but the notice
+
+    sequences = ear.receiver.sequences
+    assert (sequences.lost, sequences.duplicated, sequences.damaged) == (0, lines, lines)
+
+
+def test_what_is_known_of_lines_is_bounded() -> None:
+    """A run of days hears lines without end, and they may be a megabyte long."""
+    known = Known(lambda line: None if line == b"damaged" else len(line), 9, KNOWN_BYTES // 3)
+    found = [known[line] for line in (b"a", b"bb", b"bb", b"damaged", b"ccc", b"dddd")]
+
+    assert found == [1, 2, 2, None, 3, 4]
+    assert list(known) == [b"dddd"]
 
 
 def test_a_slow_readers_own_delay_is_not_the_servers_latency() -> None:

@@ -13,8 +13,7 @@ from loadclient.sequences import Sequences, censored
 
 def fed(numbers: list[int], interval: int = 1) -> Sequences:
     sequences = Sequences(1, interval)
-    for number in numbers:
-        sequences.see(7, 0, number & 0xFFFFFF)
+    sequences.see(7, ((0, number & 0xFFFFFF) for number in numbers))
     return sequences
 
 
@@ -49,7 +48,7 @@ def test_only_marked_numbers_are_missed() -> None:
 
 def test_an_unknown_sender_is_damage() -> None:
     sequences = Sequences(1, 1)
-    sequences.see(7, 1, 0)
+    sequences.see(7, [(1, 0)])
 
     assert sequences.damaged == 1
 
@@ -58,8 +57,7 @@ def test_numbers_go_on_after_their_wrap() -> None:
     sequences = Sequences(1, 1)
     sequences._rows[7] = sequences._first_row[:]
     sequences._rows[7][0] = 0xFFFFFF
-    for number in (0xFFFFFF, 0, 2, 1):
-        sequences.see(7, 0, number)
+    sequences.see(7, [(0, 0xFFFFFF), (0, 0), (0, 2), (0, 1)])
 
     assert tally(sequences) == (0, 0, 1, 0)
     assert sequences.next_rounds(7)[0] == 0x1000003
@@ -83,8 +81,7 @@ def test_a_permutation_loses_nothing(numbers: list[int]) -> None:
 def test_marks_that_never_came_are_counted_with_the_oldest() -> None:
     """Leaving them out would call the slowest messages fast."""
     sequences = Sequences(2, 5)  # sender 0 is marked in rounds 0, 5, 10; sender 1 in 2, 7
-    sequences.see(9, 0, 0)
-    sequences.see(9, 0, 5)
+    sequences.see(9, [(0, 0), (0, 5)])
     count, oldest = censored(
         sequences, [(9, None), (8, 1)], interval=5, said=[11] * 2, when=by_message
     )
@@ -95,8 +92,7 @@ def test_marks_that_never_came_are_counted_with_the_oldest() -> None:
 
 def test_nothing_is_censored_when_everything_came() -> None:
     sequences = Sequences(1, 5)
-    for number in (0, 5, 10):
-        sequences.see(9, 0, number)
+    sequences.see(9, [(0, 0), (0, 5), (0, 10)])
 
     found = censored(sequences, [(9, None)], interval=5, said=[11], when=by_message)
 
@@ -134,9 +130,8 @@ def test_a_short_cut_overlooks_no_missing_mark(
     """Passing over a receiver that lacks something would call its slowest messages fast."""
     sequences = Sequences(5, interval)
     for receiver, sender, n in heard:
-        sequences.see(
-            receiver, sender, first_marked(sender, senders=5, interval=interval) + n * interval
-        )
+        first = first_marked(sender, senders=5, interval=interval)
+        sequences.see(receiver, [(sender, first + n * interval)])
     readers = [(0, 0), (1, 4), (2, None), (3, 2)]
     found = censored(sequences, readers, interval=3, said=said, when=by_message)
 
@@ -148,8 +143,8 @@ def test_settling_does_not_ask_about_every_pair() -> None:
     senders, readers = 400, [(n, n) for n in range(400)]
     sequences = Sequences(senders, 3)
     for receiver in range(400):
-        for sender in range(senders):
-            sequences.see(receiver, sender, first_marked(sender, senders=senders, interval=3))
+        firsts = (first_marked(sender, senders=senders, interval=3) for sender in range(senders))
+        sequences.see(receiver, enumerate(firsts))
     start = process_time()
     asked = pair_by_pair(sequences, readers, [3] * senders)
     between = process_time()
