@@ -68,7 +68,6 @@ class Fleet:
         self._plan = plan
         self._payloads = Payloads(plan.voices, plan.clock_ns)
         self._epoll = select.epoll()
-        self._awaited = (self._epoll.fileno(),)
         self._epoll.register(control_fd, EPOLLIN)
         self._control_fd = control_fd
         self._churn = Churn(plan, self._epoll)
@@ -119,19 +118,16 @@ class Fleet:
             self._read_slowly(now_ns)
         if now_ns >= self._churn.next_due_ns:
             self._churn.move(now_ns)
-        events = self._epoll.poll(0, EVENTS_PER_TURN) or self._wait(
-            min(sender.next_due_ns, self._next_slow_ns, self._churn.next_due_ns)
-        )
-        return self._receive(events) if events else False
+        events = self._epoll.poll(0, EVENTS_PER_TURN)
+        if not events:
+            self._wait(min(sender.next_due_ns, self._next_slow_ns, self._churn.next_due_ns))
+            return False
+        return self._receive(events)
 
-    def _wait(self, until_ns: int) -> list[tuple[int, int]]:
-        """Wait for input, but not beyond *until_ns*; return what has come."""
+    def _wait(self, until_ns: int) -> None:
         seconds = (until_ns - monotonic_ns()) / 1e9
-        if seconds <= 0:
-            return []
-        awaited = self._awaited
-        ready, _, _ = select.select(awaited, (), (), min(seconds, LONGEST_WAIT_SECONDS))
-        return self._epoll.poll(0, EVENTS_PER_TURN) if ready else []
+        if seconds > 0:
+            select.select([self._epoll], [], [], min(seconds, LONGEST_WAIT_SECONDS))
 
     def _receive(self, events: list[tuple[int, int]]) -> bool:
         """Read once from everyone who has something; return whether the parent calls."""
