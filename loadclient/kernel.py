@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from loadclient.server import Counters, count
@@ -156,4 +156,19 @@ def of_the_kernel(daemon: Counters, probe: Mapping[str, Any] | None) -> list[Qua
             )
             for operation in OPERATIONS
         ),
+    ]
+
+
+def within(inner: list[Quantity], outer: list[Quantity]) -> list[Quantity]:
+    """Return what the daemon counted while the probe did, as far as readings can tell.
+
+    *inner* is from readings within the probe's time, *outer* from readings around it. A daemon at
+    rest counts nothing between the two. Several on a bus tell each other once a second that they
+    live, so theirs may: the count is the one between that is nearest to the kernel's.
+    """
+    return [
+        near
+        if near.kernel is None or near.daemon is None or far.daemon is None
+        else replace(near, daemon=sorted((near.daemon, near.kernel, far.daemon))[1])
+        for near, far in zip(inner, outer, strict=True)
     ]

@@ -11,7 +11,7 @@ from loadclient.compare.design import probed
 from loadclient.compare.slices import slice_of, slice_of_the_dead
 from loadclient.compare.study import KernelCounts
 from loadclient.interrupts import InterruptedRunError, Interrupts
-from loadclient.kernel import KernelWitness, of_the_kernel
+from loadclient.kernel import KernelWitness, of_the_kernel, within
 from loadclient.runner import CannotRunError
 from loadclient.server import ServerUnreadableError
 
@@ -74,6 +74,7 @@ def _ask(
 def _counted(
     design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
 ) -> KernelCounts:
+    first = server.read(daemon.metrics)
     with KernelWitness(*daemon.pids) as witness:
         if witness.unavailable:
             return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
@@ -81,8 +82,8 @@ def _counted(
         result, sights = loaded(design, cell, step, daemon, network)
         _await_departure(daemon)
         after = server.read_at_rest(daemon.metrics, REST_SECONDS)
-    counters = after.since(before)
-    quantities = of_the_kernel(counters, witness.report)
+    counters, around = after.since(before), server.read(daemon.metrics).since(first)
+    quantities = within(*(of_the_kernel(one, witness.report) for one in (counters, around)))
     return KernelCounts(
         cell=cell.name,
         arm=step.arm,

@@ -12,7 +12,7 @@ import pytest
 from loadclient.cli import demo_exit_code
 from loadclient.demo import DemoOptions, print_witnesses, question
 from loadclient.interrupts import InterruptedRunError, Interrupts
-from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel
+from loadclient.kernel import Accounts, KernelWitness, Quantity, of_the_kernel, within
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,3 +80,24 @@ def test_a_disagreement_is_said_in_so_many_words(capsys: pytest.CaptureFixture[s
     assert demo_exit_code([], agree=print_witnesses([])) == 0
     assert "NO" in said
     assert "DISAGREE" in said
+
+
+@pytest.mark.parametrize(
+    ("kernel", "told"), [(203, 203), (204, 204), (206, 206), (202, 203), (207, 206)]
+)
+def test_a_bus_that_wakes_the_loop_between_two_readings_is_no_false_count(
+    kernel: int, told: int
+) -> None:
+    """An instance that said between two readings that it lives made a mode "miscount" by one."""
+    inner, outer = (Quantity("wakeups", daemon=n, kernel=kernel) for n in (203, 206))
+
+    (found,) = within([inner], [outer])
+
+    assert found.daemon == told
+    assert found.agrees is (kernel == told)
+
+
+def test_a_witness_that_does_not_know_is_left_alone() -> None:
+    inner = [Quantity("sendto", daemon=5), Quantity("sendto", kernel=5)]
+
+    assert within(inner, inner) == inner
