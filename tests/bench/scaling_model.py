@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Unit costs, in seconds of a core.
 SEND = 6e-6  # of a batch to a client, and
-COPY = 30e-9  # for each message in it: BENCH.md, curves, 9.7 µs for 100; bursts, faster hour, 22 µs for 500
+COPY = 30e-9  # for each message in it: BENCH.md, curves: 9.7 µs for 100, bursts: 22 for 500
 READ = 1.5e-6  # of one line of a client, and
 TICK = 1.5e-6  # of a tick by itself: BENCH.md, ping-pong, faster hour, less one send
 PUBLISH = 30e-6  # the bus thread, for one envelope of its own: SCALING.md, What the bus costs, and
