@@ -95,16 +95,17 @@ def merge(results: Sequence[RunResult]) -> RunResult:
     if server is not None:
         known = side(server["counters"], server["unread_bytes"])
         reasons += join_reasons(known, accounts, deliveries, voices)
+    times = _times(results)
     return RunResult(
         run_id=results[0].run_id,
         mode=server["mode"] if server else "unknown",
         valid=not reasons,
         invalid_reasons=list(dict.fromkeys(reasons)),
-        warnings=_each(parts, results, "warnings"),
+        warnings=[*_each(parts, results, "warnings"), *_impossible(times["histograms"]["latency"])],
         interrupted=any(result.interrupted for result in results),
         phases=results[0].phases,
         **_load(results, deliveries),
-        **_times(results),
+        **times,
         connections_closed_by_server={
             how.value: sum(account.closed is how for account in accounts) for how in Closed
         },
@@ -166,6 +167,15 @@ def _times(results: Sequence[RunResult]) -> dict[str, Any]:
         "connect_seconds": quantiles(histograms["connect"]),
         "histograms": {name: histogram.as_json() for name, histogram in histograms.items()},
     }
+
+
+def _impossible(latencies: dict[str, Any]) -> list[str]:
+    """Say how many were heard before they were due: those are recorded as nought."""
+    count = latencies["slots"].get("0", 0)
+    if not count:
+        return []
+    warning = f"{count} messages were heard before they were due: the clocks of the hosts differ"
+    return [f"{warning} by more than the way takes, and the latencies are wrong by that"]
 
 
 def _client(results: Sequence[RunResult]) -> dict[str, Any]:

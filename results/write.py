@@ -218,6 +218,18 @@ def counts(name: str) -> Iterator[str]:
             yield _row(cell.cell, arm.name, *(_count(arm, count) for count in COUNTS))
 
 
+def woken(name: str) -> Iterator[str]:
+    """Return the table of who wakes for one connection while all loops sleep."""
+    study = stored(name)
+    names = {cell.name: {"a": cell.a.name, "b": cell.b.name} for cell in study.design.cells}
+    yield _row("cell", "arm", "loops woken (kernel)", "`epoll_wait` returned", "`accept4` in vain")
+    yield "|---" * 5 + "|"
+    for one in study.woken:
+        seen = (one.loops, one.returns, one.in_vain)
+        each = (f"{count / one.connections:.2f}" if one.connections else NOTHING for count in seen)
+        yield _row(one.cell, names[one.cell][one.arm], *each)
+
+
 def _count(arm: ArmReport, count: str) -> str:
     calls = arm.syscalls_per_message
     if count in {"events per wakeup", "messages per batch"}:
@@ -317,7 +329,10 @@ def figure(kind: str, name: str, place: str) -> str:
 
 BLOCKS = {
     one.__name__: one
-    for one in (standing, summary, setup, found, policy, replications, slopes, verdicts, counts)
+    for one in (
+        *(standing, summary, setup, found, policy, replications, slopes, verdicts, counts),
+        woken,
+    )
 }
 
 

@@ -123,6 +123,16 @@ def test_a_parts_own_fault_is_the_wholes_and_named() -> None:
     assert whole.warnings == ["part 2: busy"]
 
 
+def test_what_is_heard_before_it_is_due_is_told() -> None:
+    """Such a latency proves that the clocks differ, and was a nought among the others."""
+    whole = merge([part_of_a_run(1, latencies=(0, 5)), part_of_a_run(2, latencies=(0, 7))])
+
+    assert [warning.partition(":")[0] for warning in whole.warnings] == [
+        "2 messages were heard before they were due"
+    ]
+    assert merge([part_of_a_run(1, latencies=(1,)), part_of_a_run(2)]).warnings == []
+
+
 def test_the_counters_of_several_servers_are_added_and_joined() -> None:
     """Two instances on a bus: each counts what its own clients say, and what they are owed."""
     parts = [
