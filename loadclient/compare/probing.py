@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loadclient.compare.study import Cell, Design
     from loadclient.daemon import Daemon
     from loadclient.network.link import Network
+    from loadclient.server import Reading
 
 REST_SECONDS = 5.0
 POLL_SECONDS = 0.02
@@ -74,7 +75,7 @@ def _ask(
 def _counted(
     design: Design, cell: Cell, step: Step, daemon: Daemon, network: Network | None
 ) -> KernelCounts:
-    first = server.read(daemon.metrics)
+    first = _reading(daemon)
     with KernelWitness(*daemon.pids) as witness:
         if witness.unavailable:
             return KernelCounts(cell=cell.name, arm=step.arm, unavailable=witness.unavailable)
@@ -82,7 +83,7 @@ def _counted(
         result, sights = loaded(design, cell, step, daemon, network)
         _await_departure(daemon)
         after = server.read_at_rest(daemon.metrics, REST_SECONDS)
-    counters, around = after.since(before), server.read(daemon.metrics).since(first)
+    counters, around = after.since(before), server.read(daemon.metrics).since(first or before)
     quantities = within(*(of_the_kernel(one, witness.report) for one in (counters, around)))
     return KernelCounts(
         cell=cell.name,
@@ -93,6 +94,14 @@ def _counted(
         unavailable=witness.unavailable,
         misbehaviour=slice_of(step, result, started, sights).misbehaviour,
     )
+
+
+def _reading(daemon: Daemon) -> Reading | None:
+    """Return what the daemon counts; None for one that is gone, which the probe can say better."""
+    try:
+        return server.read(daemon.metrics)
+    except ServerUnreadableError:
+        return None
 
 
 def _await_departure(daemon: Daemon) -> None:

@@ -25,6 +25,7 @@ def test_every_point_is_drawn_and_stands_in_the_table(monkeypatch: pytest.Monkey
                         "seconds": 1.0,
                         "server_cpu_drained": 0.5,
                         "copies": value,
+                        "to_others": 1.0,
                         "latency": {"p99": 0.01 / (number + 1)},
                         "peak_bytes": 2**24,
                     }
