@@ -393,7 +393,9 @@ class Daemon:
         problem = self._store(only_look=True) or self._rehearse_restart()
         if not problem:
             self._answer_last_scrapes()
-            problem = self._store()
+            with succession.signals_held():
+                self._heed_signals()
+                problem = "it was stopped" if len(self._signals) > 1 else self._store()
             if problem:
                 self._answer_scrapes()
         if problem:

@@ -30,7 +30,8 @@ UNANSWERED = frozenset(
 )
 ABORTED = struct.pack("ii", 1, 0)  # SO_LINGER, socket(7): a reset instead of a FIN
 
-IPV4_MAPPED = bytes(10) + b"\xff\xff"
+IPV4_WITHIN = (bytes(10) + b"\xff\xff", b"\x00\x64\xff\x9b" + bytes(8))  # mapped; RFC 6052
+LINK_LOCAL = b"\xfe\x80" + bytes(6)  # RFC 4291: a whole link, not one subscriber
 
 GOODBYE_READ_BYTES = 65536  # more than anybody says before it is answered
 
@@ -47,7 +48,9 @@ def network(ip: str) -> bytes:
     """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     address = socket.inet_pton(family, ip.partition("%")[0])  # of a link's own: fe80::1%eth0
-    return address[12:] if address.startswith(IPV4_MAPPED) else address[:8]
+    if address.startswith(IPV4_WITHIN):
+        return address[12:]
+    return address if address.startswith(LINK_LOCAL) else address[:8]
 
 
 class Roster:

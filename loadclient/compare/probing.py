@@ -83,7 +83,8 @@ def _counted(
         result, sights = loaded(design, cell, step, daemon, network)
         _await_departure(daemon)
         after = server.read_at_rest(daemon.metrics, REST_SECONDS)
-    counters, around = after.since(before), server.read(daemon.metrics).since(first or before)
+    last = _reading(daemon) or after
+    counters, around = after.since(before), last.since(first or before)
     quantities = within(*(of_the_kernel(one, witness.report) for one in (counters, around)))
     return KernelCounts(
         cell=cell.name,

@@ -97,7 +97,10 @@ def test_a_burst_of_peers_turned_away_does_not_use_up_the_descriptors(make_rig: 
         ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
         ("2001:db8:0:1::1", "2001:db8:0:1:ffff::2", True),
         ("2001:db8:0:1::1", "2001:db8:0:2::1", False),
-        ("fe80::1%lo", "fe80::2", True),
+        ("fe80::1%lo", "fe80::1", True),
+        ("fe80::1%lo", "fe80::2", False),
+        ("64:ff9b::c000:201", "192.0.2.1", True),
+        ("64:ff9b::c000:201", "64:ff9b::c000:202", False),
     ],
 )
 def test_who_has_a_whole_network_has_the_places_of_one_address(
