@@ -245,10 +245,9 @@ def print_latency(rivals: list[Rival], rounds: int, seconds: float) -> None:
                 median(run["latency"][p] for run in of) * 1e3 for p in ("p50", "p99", "p999")
             )
             lag = median(run["lag"]["p99"] for run in of) * 1e3
-            least = min(run["copies"] / run["owed"] for run in of)
             times = f"{p50:.1f} / {p99:.1f} / {p999:.1f}"
             mark = " †" if is_client_the_limit(of) else ""
-            cells = [f"{share:.0%}", name + mark, f"{least:.3f}", times, f"{lag:.1f}"]
+            cells = [f"{share:.0%}", name + mark, delivered(RIVALS[name], of), times, f"{lag:.1f}"]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
