@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from etltd.connection import Connection
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+PATIENCE_S = 30
 
 
 class Peer:
@@ -83,12 +86,22 @@ class Rig:
     def tick(self, timeout: float = 0.05) -> int:
         return self.reactor.tick(timeout)
 
-    def tick_until(self, predicate: Callable[[], object], max_ticks: int = 2000) -> None:
-        for _ in range(max_ticks):
+    def tick_until(self, predicate: Callable[[], object], max_ticks: int = 0) -> None:
+        """Tick until *predicate* holds; fail after *max_ticks*, or PATIENCE_S where none are given.
+
+        Of those: a tick with something to do does not wait, and where the kernel is slow to bring
+        what is awaited thousands of them pass in no time.
+        """
+        began, before = time.monotonic(), dict(self.stats.epoll_events)
+        for ticks in itertools.count():
             if predicate():
                 return
+            lasted = time.monotonic() - began
+            if ticks >= max_ticks if max_ticks else lasted >= PATIENCE_S:
+                break
             self.tick()
-        raise AssertionError(f"not so after {max_ticks} ticks")
+        events = {kind: n - before[kind] for kind, n in self.stats.epoll_events.items()}
+        raise AssertionError(f"not so after {ticks} ticks, {lasted:.1f} s and {events}")
 
     def settle(self) -> None:
         """Tick until all that was said has been read, and all that was sent has been heard."""

@@ -12,10 +12,10 @@ import fcntl
 import os
 import re
 import signal
+import socket
 import struct
 import termios
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,9 +30,6 @@ from hypothesis.stateful import (
 )
 
 from tests.daemon.rig import Peer, Rig
-
-if TYPE_CHECKING:
-    import socket
 
 EXAMPLES = int(os.environ.get("ETLT_EXAMPLES", "25"))
 STEPS = 40
@@ -88,7 +85,7 @@ class Chat(RuleBasedStateMachine):
         talking = [person for person in self.people if not person.gone]
 
         def is_read() -> bool:
-            return all(not unread(person.peer) for person in talking)
+            return all(is_read_whole(person) for person in talking)
 
         self.rig.tick_until(is_read)
         self.rig.tick(0)
@@ -212,12 +209,22 @@ class Chat(RuleBasedStateMachine):
         assert least <= total <= most
 
 
-def unread(peer: Peer) -> int:
-    """Return the bytes on their way from *peer* to the reactor, or unread by it."""
-    conn = peer.conn
+def is_read_whole(person: Person) -> bool:
+    """Whether the reactor has read all that *person* said, or will read no more of it.
+
+    What has arrived is asked of the receiving end: the sender's TIOCOUTQ waits for acknowledgements
+    as well, and those need room at a peer that does not read.
+    """
+    conn = person.peer.conn
     if conn.close_reason is not None or conn.sock.fileno() < 0 or not conn.wants_read:
-        return 0
-    return queued(peer.sock, termios.TIOCOUTQ) + queued(conn.sock, termios.FIONREAD)
+        return True
+    return bytes_received(conn.sock) >= len(person.said) and not queued(conn.sock, termios.FIONREAD)
+
+
+def bytes_received(sock: socket.socket) -> int:
+    """Return the bytes that the kernel has for *sock* or had (tcpi_bytes_received, linux/tcp.h)."""
+    (received,) = struct.unpack("=128xQ", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136))
+    return int(received)
 
 
 def on_its_way(peer: Peer) -> int:
