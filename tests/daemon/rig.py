@@ -7,9 +7,12 @@ import socket
 import struct
 import time
 from dataclasses import replace
+from io import BytesIO
 from typing import TYPE_CHECKING
 
+from etltd import snapshot
 from etltd.config import Config
+from etltd.handover import State, decode, encode
 from etltd.listener import Listener, bind_tcp
 from etltd.reactor import Reactor
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from etltd.connection import Connection
 
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-PATIENCE_S = 30
+PATIENCE_S = 10
 
 
 class Peer:
@@ -113,6 +116,24 @@ class Rig:
                 and not self.stats.outbox_bytes
             )
         )
+
+    def hand_over(self, **options: object) -> None:
+        """Let another reactor go on with everybody, by what a daemon hands to its successor."""
+        old = self.reactor
+        state = State({}, [], snapshot.peers(old), old.roster.next_id, old.stats.saved(), 0)
+        state = decode(BytesIO(b"".join(encode(state))))
+        for conn in old.connections.values():
+            conn.sock.detach()  # as execve(2) does: it keeps the descriptor and nothing else
+        old._epoll.close()
+        self.config = replace(self.config, **options)  # type: ignore[arg-type]
+        self.reactor = Reactor(self.config, self.config.max_connections or 1000)
+        self.stats = self.reactor.stats
+        self.stats.resume(state.counters)
+        snapshot.resume(self.reactor, state)
+        self.reactor.listen(self.listener)
+        resumed = {conn.id: conn for conn in self.reactor.connections.values()}
+        for peer in self.peers:
+            peer.conn = resumed.get(peer.conn.id, peer.conn)
 
     def connect(self, rcvbuf: int = 0) -> socket.socket:
         sock = socket.socket()

@@ -1,8 +1,9 @@
 """Any interleaving of what peers do, against a model: nothing lost, torn, doubled or reordered.
 
-Hypothesis chooses who comes, talks, reads a little, shuts down or resets, and when the loop ticks
-or is interrupted by signals; small buffers make the kernel cut writes short. Afterwards every peer
-that is still there has heard exactly what it was owed, less what it was told that it missed.
+Hypothesis chooses who comes, talks, reads a little, shuts down or resets, and when the loop ticks,
+is interrupted by signals or hands everybody to a successor; small buffers make the kernel cut
+writes short. Afterwards every peer that is still there has heard exactly what it was owed, less
+what it was told that it missed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    consumes,
+    initialize,
     invariant,
     multiple,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -80,21 +84,25 @@ class Chat(RuleBasedStateMachine):
 
     here = Bundle("here")
 
+    def present(self) -> list[Person]:
+        return [person for person in self.people if not person.gone]
+
     def read_all(self) -> None:
         """Tick until everything said by those who are here has been read."""
-        talking = [person for person in self.people if not person.gone]
-
-        def is_read() -> bool:
-            return all(is_read_whole(person) for person in talking)
-
-        self.rig.tick_until(is_read)
+        self.rig.tick_until(lambda: all(is_read_whole(person) for person in self.present()))
         self.rig.tick(0)
 
+    @initialize(target=here, count=st.integers(2, 4))
+    def begin(self, count: int) -> object:
+        return multiple(*[self.come_in() for _ in range(count)])
+
+    @precondition(lambda self: len(self.present()) < 5)
     @rule(target=here)
-    def come(self) -> object:
-        if sum(not person.gone for person in self.people) >= 5:
-            return multiple()
+    def come(self) -> Person:
         self.read_all()
+        return self.come_in()
+
+    def come_in(self) -> Person:
         person = Person(self.rig.dial(SMALL_BUFFER))
         person.missed = {
             other.number: 0 if other.reset_after == 0 else len(other.lines())
@@ -105,13 +113,18 @@ class Chat(RuleBasedStateMachine):
 
     @rule(person=here, chunk=chunks)
     def talk(self, person: Person, chunk: bytes) -> None:
-        if person.gone or person.peer.finished:
+        if person.peer.finished:
             return
         try:
             sent = person.peer.sock.send(chunk)
         except BlockingIOError:
             return
         person.said += chunk[:sent]
+
+    @rule(person=here, chunk=chunks)
+    def talk_and_be_read(self, person: Person, chunk: bytes) -> None:
+        self.talk(person, chunk)
+        self.rig.tick(0)
 
     @rule(times=st.integers(1, 3))
     def tick(self, times: int) -> None:
@@ -129,32 +142,38 @@ class Chat(RuleBasedStateMachine):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
+    @precondition(lambda self: self.rig.stats.received_bytes)
+    @rule()
+    def hand_over(self) -> None:
+        self.rig.hand_over()
+
     @rule(person=here, size=st.sampled_from([1, 7, 500, 1 << 16]))
     def read_a_little(self, person: Person, size: int) -> None:
-        if not person.gone and not person.peer.at_end:
+        if not person.peer.at_end:
             with contextlib.suppress(BlockingIOError):
                 person.peer.inbox += person.peer.sock.recv(size)
 
+    @precondition(lambda self: sum(not one.peer.finished for one in self.present()) > 2)
     @rule(person=here)
     def finish(self, person: Person) -> None:
-        if not person.gone and not person.peer.finished:
+        if not person.peer.finished:
             person.peer.finish()
 
-    @rule(person=here)
+    @precondition(lambda self: len(self.present()) > 2)
+    @rule(person=consumes(here))
     def leave(self, person: Person) -> None:
         """Reset in the midst of it: what was not read by then may be lost."""
-        if not person.gone:
-            person.gone = True
-            person.reset_after = 0
-            person.peer.reset()
+        person.gone = True
+        person.reset_after = 0
+        person.peer.reset()
 
-    @rule(person=here)
+    @precondition(lambda self: len(self.present()) > 2)
+    @rule(person=consumes(here))
     def leave_when_read(self, person: Person) -> None:
-        if not person.gone:
-            self.read_all()
-            person.gone = True
-            person.reset_after = len(person.lines())
-            person.peer.reset()
+        self.read_all()
+        person.gone = True
+        person.reset_after = len(person.lines())
+        person.peer.reset()
 
     @invariant()
     def the_ledger_balances(self) -> None:
@@ -163,7 +182,7 @@ class Chat(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             self.read_all()
-            staying = [person for person in self.people if not person.gone]
+            staying = self.present()
             self.rig.tick_until(lambda: self.is_quiet(staying))
             for person in staying:
                 self.check(person)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import io
 import os
 import socket
 import struct
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from etltd import liveness, snapshot
-from etltd.handover import Port, State, UnfitError, decode, encode
-from etltd.reactor import Reactor
+from etltd.handover import Port, UnfitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,29 +22,9 @@ if TYPE_CHECKING:
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 
 
-def hand_over(rig: Rig, **options: object) -> None:
-    """Let another reactor take the place of *rig*'s."""
-    old = rig.reactor
-    state = State({}, [], snapshot.peers(old), old.roster.next_id, old.stats.saved(), 0)
-    data = b"".join(encode(state))
-    for conn in old.connections.values():
-        conn.sock.detach()
-    old._epoll.close()
-    state = decode(io.BytesIO(data))
-    rig.config = replace(rig.config, **options)  # type: ignore[arg-type]
-    new = Reactor(rig.config, 1000)
-    new.stats.resume(state.counters)
-    snapshot.resume(new, state)
-    new.listen(rig.listener)
-    rig.reactor, rig.stats = new, new.stats
-    by_id = {conn.id: conn for conn in new.connections.values()}
-    for peer in rig.peers:
-        peer.conn = by_id.get(peer.conn.id, peer.conn)
-
-
 def test_who_is_connected_stays_who_it_is(rig: Rig) -> None:
     first, second = rig.dial_many(2)
-    hand_over(rig)
+    rig.hand_over()
     third = rig.dial()
 
     first.say(b"one\n")
@@ -63,7 +40,7 @@ def test_what_came_before_is_read(rig: Rig) -> None:
     """Under ET its one edge went to the predecessor."""
     talker, hearer = rig.dial_many(2)
     talker.say(b"said before\n")
-    hand_over(rig)
+    rig.hand_over()
 
     rig.settle()
 
@@ -77,7 +54,7 @@ def test_a_bounded_turn_is_gone_on_with(make_rig: Callable[..., Rig]) -> None:
     talker.say(b"a line that takes several reads of sixteen bytes\n")
     rig.tick_until(lambda: rig.stats.received_bytes)
     assert rig.stats.received_bytes < talker.said
-    hand_over(rig)
+    rig.hand_over()
 
     rig.settle()
 
@@ -88,7 +65,7 @@ def test_an_unfinished_line_is_finished(rig: Rig) -> None:
     talker, hearer = rig.dial_many(2)
     talker.say(b"half ")
     rig.settle()
-    hand_over(rig)
+    rig.hand_over()
     talker.say(b"a line\n")
     rig.settle()
 
@@ -101,7 +78,7 @@ def test_the_rest_of_a_too_long_line_is_still_discarded(make_rig: Callable[..., 
     talker, hearer = rig.dial_many(2)
     talker.say(b"x" * 20)
     rig.settle()
-    hand_over(rig)
+    rig.hand_over()
     talker.say(b"tail\nnext\n")
     rig.settle()
 
@@ -121,7 +98,7 @@ def test_what_is_owed_is_delivered_and_what_is_withheld_announced(
         lines += 1
         rig.tick_until(lambda: rig.stats.messages_received >= lines)
     withheld = slow.conn.withheld
-    hand_over(rig)
+    rig.hand_over()
     rig.assert_ledger()
 
     rig.tick_until(lambda: b"messages dropped" in slow.hear() and not rig.stats.outbox_bytes)
@@ -143,7 +120,7 @@ def test_what_many_are_owed_stays_one_copy(make_rig: Callable[..., Rig]) -> None
             peer.hear()
             rig.tick()
     before = [owed(peer) for peer in slow]
-    hand_over(rig)
+    rig.hand_over()
 
     assert [owed(peer) for peer in slow] == before
     assert len({id(memoryview(owed(peer).data).obj) for peer in slow}) == 1
@@ -160,7 +137,7 @@ def test_a_peer_that_stopped_talking_still_hears(rig: Rig) -> None:
     quiet, talker = rig.dial_many(2)
     quiet.finish()
     rig.tick_until(lambda: quiet.conn.ended)
-    hand_over(rig)
+    rig.hand_over()
     talker.say(b"still there?\n")
     rig.settle()
 
@@ -172,7 +149,7 @@ def test_a_peer_that_left_meanwhile_is_noticed(rig: Rig) -> None:
     leaver, stayer = rig.dial_many(2)
     leaver.say(b"bye\nunfinished")
     leaver.reset()
-    hand_over(rig)
+    rig.hand_over()
 
     rig.tick_until(lambda: rig.stats.connections == 1)
 
@@ -186,7 +163,7 @@ def test_a_rate_limit_is_no_fresh_one(make_rig: Callable[..., Rig]) -> None:
     talker.say(b"1\n2\n3\n4\n5\n6\n7\n")
     rig.tick_until(lambda: rig.stats.received_bytes == talker.said)
     refused = talker.conn.bucket.refused if talker.conn.bucket else 0
-    hand_over(rig)
+    rig.hand_over()
 
     assert talker.conn.bucket is not None
     assert talker.conn.bucket.refused == refused == 2
@@ -200,13 +177,13 @@ def test_a_rate_limit_may_come_and_go(make_rig: Callable[..., Rig]) -> None:
     talker = rig.dial()
     talker.say(b"x\n" * 7)
     rig.tick_until(lambda: rig.stats.received_bytes == talker.said)
-    hand_over(rig, rate_limit=0)
+    rig.hand_over(rate_limit=0)
     (without,) = rig.reactor.connections.values()
     assert without.bucket is None
     rig.settle()
     assert talker.hear() == b"[etltd] rate limited, 2 messages dropped\n"
 
-    hand_over(rig, rate_limit=7)
+    rig.hand_over(rate_limit=7)
     (limited,) = rig.reactor.connections.values()
     assert limited.bucket is not None
 
@@ -218,7 +195,7 @@ def test_who_came_before_is_asked_as_the_successor_is_told_to(
     """A peer vanishes without a word after the hand-over: and nobody finds out."""
     rig = make_rig(peer_timeout=before)
     rig.dial()
-    hand_over(rig, peer_timeout=after)
+    rig.hand_over(peer_timeout=after)
     (came_before,) = rig.reactor.connections.values()
     rig.listener.ask_after(after)
     rig.dial()
@@ -245,7 +222,7 @@ def test_a_silence_for_which_nobody_asked_is_not_held_against_a_peer(
     make_deaf(quiet.sock)
     talker.say(b"anybody?\n")
     rig.tick_until(lambda: liveness.is_gone(quiet.conn.sock, timeout_ms=100))
-    hand_over(rig, peer_timeout=0.1)
+    rig.hand_over(peer_timeout=0.1)
 
     rig.reactor.do_chores(second := 1_000_000_000)
     assert rig.stats.connections == 2
@@ -264,7 +241,7 @@ def make_deaf(sock: socket.socket) -> None:
 def test_the_limit_per_address_counts_who_came_before(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(max_connections_per_ip=2)
     rig.dial_many(2)
-    hand_over(rig)
+    rig.hand_over()
 
     rig.connect()
     rig.tick_until(lambda: rig.stats.connections_rejected["max_connections_per_ip"])
@@ -277,7 +254,7 @@ def test_ten_hand_overs_lose_nothing(rig: Rig) -> None:
     for number in range(10):
         talker.say(b"%d\nunfin" % number)
         rig.tick()
-        hand_over(rig)
+        rig.hand_over()
         talker.say(b"ished\n")
     rig.settle()
 
