@@ -7,9 +7,8 @@ estimate of the rounds' ratios and its exact 95 % interval. The delivery ratio c
 that delivers less than it owes has no speed worth comparing. A copy is one to somebody else: of a
 server that echoes (Redis) a talker's own does not count.
 
-At a rate the client never sleeps while a message is due within a millisecond, so its core says
-nothing; how late it was does. In a window it is the other way round. Where either says that the
-client may have been the limit, the row has a †.
+Where the client used up its core and no less than the server, or was late itself, it may have been
+the limit, and the row has a †. A percentile that is not shown is of copies that never came.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
-from math import exp
+from math import exp, inf, isfinite
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -45,6 +44,7 @@ PATIENCE_SECONDS = 180
 IDLE = 10_000
 LOADS = {
     "all-to-all": ("500 clients x 50 msg/s x 64 B, senders staggered", "-c500 -r50"),
+    "half of it": ("500 clients x 25 msg/s x 64 B, senders staggered", "-c500 -r25"),
     "bursts": ("500 clients x 50 msg/s x 64 B, all senders at the same moment", "-c500 -r50 -a"),
     "window 500": ("saturated: 500 clients, 500 messages outstanding", "-c500 -w500"),
     "window 5000": ("saturated: 500 clients, 5,000 messages outstanding", "-c500 -w5000"),
@@ -82,7 +82,14 @@ def measure(rival: Rival, load: str, seconds: float) -> Run:
 
 
 def speed(run: Run) -> float:
-    return float(run["in_time"] * run["to_others"] / run["seconds"])
+    """Return copies a second: at a rate those that came in time, in a window all, to the last.
+
+    A server may take in a whole window before it writes anything: what it carries is not what it
+    had delivered when the clients stopped.
+    """
+    is_rate = bool(run["lag"])
+    copies, seconds = ("in_time", "seconds") if is_rate else ("copies", "drained")
+    return float(run[copies] * run["to_others"] / run[seconds])
 
 
 def cost(run: Run) -> float:
@@ -103,15 +110,25 @@ def delivered(rival: Rival, runs: list[Run]) -> str:
     return f"{least:.3f}" + (f" ({cut_off} cut off)" if cut_off else "")
 
 
+def percentile(runs: list[Run], name: str, of: str = "latency") -> float:
+    """Return the median of the runs' percentiles in seconds; one that never came is infinite."""
+    return median(float(run[of].get(name, inf)) for run in runs)
+
+
+def shown(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if isfinite(seconds) else "-"
+
+
+def cores(runs: list[Run], who: str) -> float:
+    return median(run[f"{who}_cpu"] / run["seconds"] for run in runs)
+
+
 def is_client_the_limit(runs: list[Run]) -> bool:
     """Whether the client used up its core, and no less than the server, or was late itself."""
-    lag, tail = (median(run[of].get("p99", 0) for run in runs) for of in ("lag", "latency"))
-    if lag:
-        return lag > tail / 2
-    server, client = (
-        median(run[f"{who}_cpu"] / run["seconds"] for run in runs) for who in ("server", "client")
-    )
-    return client > max(0.9, 0.95 * server)
+    if cores(runs, "client") > max(0.9, 0.95 * cores(runs, "server")):
+        return True
+    lag = percentile(runs, "p99", "lag")  # infinite in a window, which has no times
+    return isfinite(lag) and lag > percentile(runs, "p99") / 2
 
 
 def ratio(ours: list[Run], theirs: list[Run], of: Callable[[Run], float]) -> str:
@@ -125,23 +142,15 @@ def ratio(ours: list[Run], theirs: list[Run], of: Callable[[Run], float]) -> str
     return f"{exp(found.middle):.2f} ({exp(found.low):.2f} to {exp(found.high):.2f})"
 
 
-def bottleneck(runs: list[Run]) -> str:
-    """Return the cores that server and client used: the client must have had time to spare."""
-    server, client = (
-        median(run[f"{who}_cpu"] / run["seconds"] for run in runs) for who in ("server", "client")
-    )
-    return f"{server:.2f} / {client:.2f}"
-
-
 def row(rival: Rival, runs: list[Run], others: dict[str, list[Run]]) -> str:
     cells = [
         rival.name + (" †" if is_client_the_limit(runs) else ""),
         delivered(rival, runs),
         f"{median(map(speed, runs)) / 1e6:.3f}",
         f"{median(map(cost, runs)) * 1e9:.0f}",
-        *(f"{median(run['latency'].get(p, 0) for run in runs) * 1e3:.3g}" for p in ("p50", "p99")),
-        bottleneck(runs),
-        f"{median(run['lag'].get('p99', 0) for run in runs) * 1e3:.1f}",
+        *(shown(percentile(runs, p)) for p in ("p50", "p99")),
+        f"{cores(runs, 'server'):.2f} / {cores(runs, 'client'):.2f}",
+        shown(percentile(runs, "p99", "lag")),
     ]
     speeds = [f"{ratio(runs, of, speed)} of {name}" for name, of in others.items()]
     costs = [ratio(runs, of, cost) for of in others.values()]
@@ -241,13 +250,10 @@ def print_latency(rivals: list[Rival], rounds: int, seconds: float) -> None:
             for rival in random.sample(batched, len(batched)):
                 runs[rival.name].append(measure(rival, f"-c500 -r{share * capacity}", seconds))
         for name, of in runs.items():
-            p50, p99, p999 = (
-                median(run["latency"][p] for run in of) * 1e3 for p in ("p50", "p99", "p999")
-            )
-            lag = median(run["lag"]["p99"] for run in of) * 1e3
-            times = f"{p50:.1f} / {p99:.1f} / {p999:.1f}"
+            times = " / ".join(shown(percentile(of, p)) for p in ("p50", "p99", "p999"))
+            lag = shown(percentile(of, "p99", "lag"))
             mark = " †" if is_client_the_limit(of) else ""
-            cells = [f"{share:.0%}", name + mark, delivered(RIVALS[name], of), times, f"{lag:.1f}"]
+            cells = [f"{share:.0%}", name + mark, delivered(RIVALS[name], of), times, lag]
             print(f"| {' | '.join(cells)} |", flush=True)
 
 

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.bench.rivals import Rival
-from tests.bench.versus import cost, delivered, is_client_the_limit, measure, speed
+from tests.bench.rivals import Rival, compiled
+from tests.bench.versus import (
+    cost,
+    delivered,
+    is_client_the_limit,
+    measure,
+    percentile,
+    shown,
+    speed,
+)
 from tests.waiting import runs, until
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="needs a C compiler (gcc)")
@@ -87,8 +99,9 @@ def test_the_crowd_notices_a_copy_that_is_missing(fault: str, *, whole: bool) ->
 def run(**changed: object) -> dict[str, Any]:
     """Return what the crowd says of a run in which all is well."""
     same = {"copies": 100, "owed": 100, "left_over": 0, "whole": True, "hang_ups": 0}
-    used = {"seconds": 1.0, "server_cpu": 0.9, "server_cpu_drained": 1.0, "client_cpu": 0.5}
-    return {**same, **used, "in_time": 100, "to_others": 1.0, "latency": {}, "lag": {}, **changed}
+    used = {"server_cpu": 0.9, "server_cpu_drained": 1.0, "client_cpu": 0.5}
+    times = {"seconds": 1.0, "drained": 1.0, "latency": {}, "lag": {}}
+    return {**same, **used, **times, "in_time": 100, "to_others": 1.0, **changed}
 
 
 def test_a_copy_too_many_does_not_make_up_for_one_that_is_missing() -> None:
@@ -102,16 +115,92 @@ def test_a_copy_too_many_does_not_make_up_for_one_that_is_missing() -> None:
 
 def test_what_a_server_sends_back_to_the_talker_is_no_delivery() -> None:
     """In a ping-pong of two Redis looked twice as fast as it is."""
-    echo = run(in_time=200, copies=200, to_others=0.5)
+    echo = run(copies=200, to_others=0.5)
 
     assert speed(echo) == speed(run())
     assert cost(echo) == cost(run())
 
 
+def test_what_came_after_the_clients_stopped_counts_in_a_window_and_at_no_rate() -> None:
+    """A server that takes in the whole window before it writes had delivered nothing by then."""
+    assert speed(run(in_time=0, copies=100, drained=2.0)) == 50
+    assert speed(run(in_time=60, copies=100, drained=2.0, lag={"p99": 0.001})) == 60
+
+
 def test_a_client_that_is_the_limit_is_marked() -> None:
-    """At a rate it never sleeps, so there its lateness says it, in a window its core."""
     assert is_client_the_limit([run(client_cpu=0.95)])
     assert not is_client_the_limit([run(client_cpu=0.5, server_cpu=0.4)]), "they take turns"
     assert not is_client_the_limit([run(client_cpu=0.95, server_cpu=1.05)])
     assert is_client_the_limit([run(lag={"p99": 0.006}, latency={"p99": 0.01})])
-    assert not is_client_the_limit([run(lag={"p99": 0.004}, latency={"p99": 0.01}, client_cpu=1.0)])
+    assert not is_client_the_limit([run(lag={"p99": 0.004}, latency={"p99": 0.01})])
+    assert not is_client_the_limit([run(lag={"p99": 0.004})]), "nothing came, whoever it was"
+
+
+class Withholding:
+    """A chat server that sends the last copy of a message late, and looks what comes meanwhile."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.messages = self.too_early = 0
+        self._peers: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for sock in (*self._peers, self.listener):
+            sock.close()
+
+    def _run(self) -> None:
+        while True:
+            for sock in select.select([self.listener, *self._peers], [], [])[0]:
+                if sock is not self.listener:
+                    self._pass_on(sock)
+                    continue
+                try:
+                    peer, _ = sock.accept()
+                except OSError:
+                    return
+                peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._peers.append(peer)
+
+    def _pass_on(self, talker: socket.socket) -> None:
+        data = talker.recv(1 << 16)
+        if not data:
+            self._peers.remove(talker)
+            talker.close()
+            return
+        *others, last = [peer for peer in self._peers if peer is not talker]
+        for peer in others:
+            peer.sendall(data)
+        self.messages += data.count(b"\n")
+        self.too_early += bool(select.select(self._peers, [], [], 0.02)[0])
+        last.sendall(data)
+
+
+def test_one_in_flight_is_one() -> None:
+    """Copies were counted: the first of three made room for the next message."""
+    server = Withholding()
+    load = ["-c4", "-w1", "-u0", "-s0.5"]
+    command = [compiled("crowd"), f"-p{server.port}", f"-P{os.getpid()}", *load]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    finally:
+        server.close()
+
+    assert server.messages > 4
+    assert not server.too_early
+
+
+def test_percentiles_are_of_what_was_owed() -> None:
+    """Who loses nearly all had the latencies of what came; who loses all had none, shown as 0."""
+    rival = Rival("drop", (sys.executable, str(FAULTY), "drop"))
+
+    result = measure(rival, "-c7 -r100 -u0", seconds=0.5)
+
+    assert "p50" in result["latency"]
+    assert "max" not in result["latency"]
+    assert percentile([result], "max") == inf
+    assert shown(inf) == "-"

@@ -1,11 +1,11 @@
 /* A crowd of clients on one epoll loop, for benchmarks: it counts every copy that arrives.
  *
  * Two workloads. A rate: send times are fixed in advance and latency runs from the intended time.
- * A window: a message is sent only while fewer than W of the run's messages are outstanding, so
- * that nothing may be lost and the server sets the pace.
+ * A window: a message is sent only while fewer than W of the run's messages are outstanding (the
+ * last copy of one is still owed), so that nothing may be lost and the server sets the pace.
  *
- * Every message is `xxx...x;`, and one in SAMPLE_EVERY carries `^` and its intended time instead of
- * some x. `;` and `^` are in nothing else on any of the wires below, so that counting `;` counts
+ * Every message is `xxx...x;`, and one in `sample_every` carries `^` and its intended time instead
+ * of some x. `;` and `^` are in nothing else on any of the wires below, so that counting `;` counts
  * copies, split over reads or not, and looking for `^` finds the samples.
  *
  * Wires: plain (a line is echoed to all others), redis (RESP3: one connection subscribes and
@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -30,6 +31,8 @@ enum {
     BUFFER_BYTES = 1 << 18,
     MAX_EVENTS = 1024,
     SAMPLE_EVERY = 61, /* prime: no sender and no place in a burst is sampled alone */
+    LAG_EVERY = 16,
+    FEW = 6000,        /* messages of a run, which are all sampled */
     STAMP_BYTES = 18,  /* ^ and the ns in 17 digits of hex */
     MOST_SAMPLES = 1 << 22,
     DRAIN_SECONDS = 3, /* at the end: what is owed after that is late for ever */
@@ -55,7 +58,8 @@ static int poller, conns = 2, talkers, payload_bytes = 64;
 static bool echoes, stamping;
 static const char *wire = "plain";
 static char buffer[BUFFER_BYTES + STAMP_BYTES];
-static unsigned long copies, sent, left_over, hang_ups;
+static unsigned long copies, sent, stamped, left_over, hang_ups;
+static unsigned long sample_every = SAMPLE_EVERY, lag_every = LAG_EVERY;
 static double *samples, *lags;
 static size_t sample_count, lag_count;
 static char message[70000], *stamp;
@@ -196,24 +200,28 @@ static void compose(void)
 
 static void say_message(struct client *client, long long intended)
 {
-    bool stamped = stamping && sent % SAMPLE_EVERY == 0;
-    if (stamped) {
+    bool is_sample = stamping && sent % sample_every == 0;
+    if (is_sample) {
         char digits[32];
         sprintf(digits, "^%017llx", intended);
         memcpy(stamp, digits, STAMP_BYTES);
     }
     say(client, message, message_size);
-    if (stamped)
+    if (is_sample) {
         memset(stamp, 'x', STAMP_BYTES);
+        stamped++;
+    }
     sent++;
 }
 
 /* -- the loop -------------------------------------------------------------------------------- */
 
-static int turn(int timeout_ms)
+/* Wait to the microsecond: who spins instead keeps a core from the server, and shows no limit. */
+static int turn(long long timeout_ns)
 {
     static struct epoll_event events[MAX_EVENTS];
-    int ready = epoll_wait(poller, events, MAX_EVENTS, timeout_ms);
+    struct timespec timeout = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    int ready = epoll_pwait2(poller, events, MAX_EVENTS, &timeout, NULL);
     for (int i = 0; i < ready; i++) {
         struct client *client = events[i].data.ptr;
         if (events[i].events & ~(uint32_t)EPOLLOUT)
@@ -226,7 +234,7 @@ static int turn(int timeout_ms)
 
 static void settle(int quiet_ms)
 {
-    while (turn(quiet_ms))
+    while (turn(quiet_ms * 1000000LL))
         ;
 }
 
@@ -275,7 +283,7 @@ static void forget_all(void)
 {
     for (int i = 0; i < conns; i++)
         clients[i].copies = 0;
-    sent = copies = 0;
+    sent = stamped = copies = 0;
     sample_count = lag_count = 0;
 }
 
@@ -307,34 +315,44 @@ static void speak_at_rate(double rate, bool aligned, double seconds)
         double at = aligned ? (double)(sent / k) * step : (double)sent * step / (double)k;
         long long due = start + (long long)at, late = now() - due;
         if (late >= 0) {
-            if (sent % 16 == 0)
+            if (sent % lag_every == 0)
                 lags[lag_count++] = (double)late / 1e9;
             say_message(&clients[sent % k], due);
             if (sent % 32)
                 continue; /* reading has its turn between sends */
         }
-        turn(late < -1000000 ? (int)(-late / 1000000) : 0);
+        turn(late < 0 ? -late : 0);
     }
+}
+
+static bool has_room(unsigned long window)
+{
+    return sent - copies / owed(1) < window;
 }
 
 static void speak_in_window(unsigned long window, double seconds)
 {
     long long end = now() + (long long)(seconds * 1e9);
     while (now() < end) {
-        for (int burst = 0; burst < 256 && owed(sent) - copies < owed(window); burst++)
+        for (int burst = 0; burst < 256 && has_room(window); burst++)
             say_message(&clients[sent % (unsigned long)talkers], now());
-        turn(owed(sent) - copies < owed(window) ? 0 : 100);
+        turn(has_room(window) ? 0 : 100000000);
     }
 }
 
 /* -- after ----------------------------------------------------------------------------------- */
 
-/* Wait for what is owed, but not for ever. */
-static void drain(void)
+/* Wait for what is owed, but not for ever; return when the last copy came. */
+static long long drain(void)
 {
-    long long deadline = now() + DRAIN_SECONDS * 1000000000LL;
-    while (copies < owed(sent) && now() < deadline)
-        turn(100);
+    long long last = now(), deadline = last + DRAIN_SECONDS * 1000000000LL;
+    while (copies < owed(sent) && now() < deadline) {
+        unsigned long before = copies;
+        turn(100000000);
+        if (copies != before)
+            last = now();
+    }
+    return last;
 }
 
 static int by_value(const void *a, const void *b)
@@ -343,14 +361,18 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_percentiles(const char *name, double *values, size_t number)
+/* Print the percentiles of what was to be *expected* values; one that never came is the longest. */
+static void print_percentiles(const char *name, double *values, size_t number, size_t expected)
 {
     static const double at[] = {0.5, 0.9, 0.99, 0.999, 1};
     static const char *names[] = {"p50", "p90", "p99", "p999", "max"};
     qsort(values, number, sizeof *values, by_value);
     printf(", \"%s\": {", name);
-    for (int i = 0; number && i < 5; i++)
-        printf("%s\"%s\": %.9f", i ? ", " : "", names[i], values[(size_t)(at[i] * (double)(number - 1))]);
+    for (int i = 0; expected && i < 5; i++) {
+        size_t place = (size_t)(at[i] * (double)(expected - 1));
+        if (place < number)
+            printf("%s\"%s\": %.9f", i ? ", " : "", names[i], values[place]);
+    }
     printf("}");
 }
 
@@ -386,16 +408,18 @@ static void measure(const struct workload *load, clockid_t server)
     double server_cpu = cpu_of(server) - server_began;
     double own_cpu = cpu_of(CLOCK_PROCESS_CPUTIME_ID) - own_began;
     unsigned long in_time = copies;
-    drain();
+    double drained = (double)(drain() - began) / 1e9;
+    size_t expected = stamped * owed(1);
     printf("{\"sent\": %lu, \"owed\": %lu, \"copies\": %lu, \"in_time\": %lu, \"whole\": %s", sent,
            owed(sent) + left_over, copies, in_time, is_whole() ? "true" : "false");
     printf(", \"left_over\": %lu, \"hang_ups\": %lu", left_over, hang_ups);
     printf(", \"to_others\": %.6f", echoes ? (double)(conns - 1) / conns : 1.0);
-    printf(", \"seconds\": %.6f, \"server_cpu\": %.6f, \"client_cpu\": %.6f", elapsed,
-           server_cpu, own_cpu);
+    printf(", \"seconds\": %.6f, \"drained\": %.6f", elapsed, drained);
+    printf(", \"server_cpu\": %.6f, \"client_cpu\": %.6f", server_cpu, own_cpu);
     printf(", \"server_cpu_drained\": %.6f", cpu_of(server) - server_began);
-    print_percentiles("latency", samples, sample_count);
-    print_percentiles("lag", lags, lag_count);
+    print_percentiles("latency", samples, sample_count,
+                      expected < MOST_SAMPLES ? expected : sample_count);
+    print_percentiles("lag", lags, lag_count, lag_count);
     printf("}\n");
 }
 
@@ -440,6 +464,9 @@ int main(int argc, char **argv)
         return 2;
     }
     talkers = talkers && talkers < conns ? talkers : conns;
+    if (load.rate && load.rate * load.seconds * talkers < FEW)
+        sample_every = lag_every = 1;
+    prctl(PR_SET_TIMERSLACK, 1UL); /* ns; 50,000 by default */
     echoes = !strcmp(wire, "redis");
     struct rlimit limit;
     getrlimit(RLIMIT_NOFILE, &limit);
