@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CHORES_SECONDS = 1.0  # between housekeeping rounds, and the longest sleep of an idle loop
 READY_SECONDS = 5.0  # without a tick for longer, the loop counts as stuck
+LIVE_SECONDS = 30.0  # and now for good: whoever watches may restart it
 LAST_READ_SECONDS = 0.25  # most of a stop that may go to input that keeps arriving
 LAST_SCRAPES_SECONDS = 1.0  # for scrapes that are being answered when a successor takes over
 RESTART_REHEARSAL_SECONDS = 10.0  # of a stop: what else is in it must fit into TimeoutStopSec=
@@ -179,7 +180,7 @@ class Daemon:
             bus=self._bus,
         )
         sock = metrics_socket(self.config, self._passed, self._state)
-        return ScrapeServer(sock, collector, self.readiness, self._tls)
+        return ScrapeServer(sock, collector, self.liveness, self.readiness, self._tls)
 
     def _announce_start(self) -> None:
         chat = [listener.address for listener in self._chat]
@@ -213,14 +214,23 @@ class Daemon:
             *watchdog,
         )
 
+    def liveness(self) -> str | None:
+        """Return why nobody is served, nor will be, or None; called by the scrape thread."""
+        return self._is_stuck(LIVE_SECONDS)
+
     def readiness(self) -> str | None:
         """Return why a new peer would not be served, or None; called by the scrape thread."""
-        silent_seconds = (monotonic_ns() - self.reactor.ticked_ns) / 1e9
-        if silent_seconds > READY_SECONDS:
-            return f"the loop has not ticked for {silent_seconds:.1f} s"
+        if stuck := self._is_stuck(READY_SECONDS):
+            return stuck
         if not self.reactor.is_accepting:
             return "not accepting: stopping, or out of descriptors"
         return self._bus.problem() if self._bus is not None else None
+
+    def _is_stuck(self, after_seconds: float) -> str | None:
+        silent_seconds = (monotonic_ns() - self.reactor.ticked_ns) / 1e9
+        if silent_seconds <= after_seconds:
+            return None
+        return f"the loop has not ticked for {silent_seconds:.1f} s"
 
     # -- serving ---------------------------------------------------------------------------------
 

@@ -163,13 +163,16 @@ class ScrapeServer(ThreadingHTTPServer):
         self,
         listener: socket.socket,
         collector: LoopCollector,
+        liveness: Callable[[], str | None],
         readiness: Callable[[], str | None],
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """Take what `/healthz` and `/readyz` say: what is wrong, or None."""
         # Not TCPServer's: it makes a socket of its own, which a confined daemon may not.
         BaseServer.__init__(self, listener.getsockname()[:2], ScrapeHandler)
         self.socket = listener
         self.collector = collector
+        self.liveness = liveness
         self.readiness = readiness
         self._tls = tls
         self._stop_fd = os.eventfd(0)
@@ -307,17 +310,19 @@ class ScrapeHandler(BaseHTTPRequestHandler):
                 page = self.server.collector.page(openmetrics=openmetrics)
                 self._answer(HTTPStatus.OK, page, OPENMETRICS_TYPE if openmetrics else TEXT_TYPE)
             case "/healthz":
-                self._answer(HTTPStatus.OK, b"ok\n")
+                self._answer_unless(self.server.liveness(), b"ok\n")
             case "/readyz":
-                problem = self.server.readiness()
-                if problem is None:
-                    self._answer(HTTPStatus.OK, b"ready\n")
-                else:
-                    self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{problem}\n".encode())
+                self._answer_unless(self.server.readiness(), b"ready\n")
             case _:
                 self._answer(HTTPStatus.NOT_FOUND, b"try /metrics, /healthz or /readyz\n")
 
     do_HEAD = do_GET  # noqa: N815 - the base class finds it by this name
+
+    def _answer_unless(self, problem: str | None, well: bytes) -> None:
+        if problem is None:
+            self._answer(HTTPStatus.OK, well)
+        else:
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{problem}\n".encode())
 
     def _answer(
         self, status: HTTPStatus, body: bytes, content_type: str = "text/plain; charset=utf-8"

@@ -21,7 +21,7 @@ import pytest
 from etltd import fdstore, process, systemd
 from etltd.bus.envelope import Identity, Parcel, pack
 from etltd.config import Config
-from etltd.daemon import READY_SECONDS, Daemon
+from etltd.daemon import LIVE_SECONDS, READY_SECONDS, Daemon
 from etltd.listener import Listener, bind_tcp
 from etltd.metrics import TlsFilesError
 from etltd.ports import StartError
@@ -410,7 +410,9 @@ def test_readiness_names_what_is_wrong(make_daemon: Callable[..., Daemon]) -> No
     assert daemon.readiness() == "the loop has not ticked for 7.0 s"
 
 
-def test_readyz_answers_503_while_the_loop_is_stuck(make_daemon: Callable[..., Daemon]) -> None:
+def test_a_loop_that_is_stuck_is_not_ready_and_then_not_alive(
+    make_daemon: Callable[..., Daemon],
+) -> None:
     """A load balancer would go on sending clients to a daemon that hangs."""
     daemon = make_daemon({"WATCHDOG_USEC": "100000"})  # chores every 50 ms
     answers: list[tuple[int, str]] = []
@@ -426,13 +428,16 @@ def test_readyz_answers_503_while_the_loop_is_stuck(make_daemon: Callable[..., D
         assert stuck.wait(20)
         daemon.reactor.ticked_ns = monotonic_ns() - round((READY_SECONDS + 1) * 1e9)
         answers.extend((it.get("/readyz"), it.get("/healthz")))
+        daemon.reactor.ticked_ns = monotonic_ns() - round((LIVE_SECONDS + 1) * 1e9)
+        answers.append(it.get("/healthz"))
         del daemon.reactor.do_chores
         go_on.set()
         until(lambda: it.get("/readyz")[0] == 200)
 
     play(daemon, script)
 
-    assert answers == [(503, "the loop has not ticked for 6.0 s\n"), (200, "ok\n")]
+    stuck = "the loop has not ticked for {} s\n"
+    assert answers == [(503, stuck.format("6.0")), (200, "ok\n"), (503, stuck.format("31.0"))]
 
 
 # -- the service manager --------------------------------------------------------------------------

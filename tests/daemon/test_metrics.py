@@ -113,7 +113,7 @@ class Scraped:
         self.listener.sock.setblocking(True)
         collector = LoopCollector(self.stats, config, 16, 1000, lambda: self.problem)
         self.server = ScrapeServer(
-            self.listener.sock, collector, lambda: self.problem, tls_context(config)
+            self.listener.sock, collector, lambda: None, lambda: self.problem, tls_context(config)
         )
         self.address = self.listener.sock.getsockname()[:2]
         self.silent: list[socket.socket] = []
