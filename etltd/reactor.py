@@ -42,6 +42,7 @@ OUT = select.EPOLLOUT
 ENDED = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 GONE = select.EPOLLHUP | select.EPOLLERR
 
+MOST_BATCH_BYTES = 16 << 20  # of a tick, but for the last turn: then the others' turns wait
 ACCEPT_BURST = 256  # accepts per tick and listener: the peers already here have a turn too
 PASSING = OUT_OF_DESCRIPTORS | {errno.EAGAIN}  # what another try may not meet; the rest are bugs
 ACCEPT_PAUSE_NS = 1_000_000_000  # how long to leave the backlog alone when descriptors ran out
@@ -161,8 +162,9 @@ class Reactor:
             stats.epoll_timeouts += 1
         readable, writable = self._dispatch(events, revisit)
         if revisit:
-            stats.revisits += len(revisit)
-            readable.extend(revisit.values())
+            called = sum(fd in revisit and flags != OUT for fd, flags in events)
+            stats.revisits += len(revisit) - called  # a turn that an event gives is counted there
+            readable[:0] = revisit.values()
         if readable:
             batch = self._read(readable)
             if batch.messages:
@@ -207,9 +209,8 @@ class Reactor:
             if flags & ENDED:
                 hups += 1
                 self._note_hang_up(conn, flags)
-            if revisit:
-                revisit.pop(fd, None)  # this is its turn
-            readable.append(conn)
+            if not revisit or revisit.get(fd) is not conn:  # else it has its turn already
+                readable.append(conn)
         kinds = self.stats.epoll_events
         if hups or outs or accepts:
             kinds["hup"] += hups
@@ -281,10 +282,12 @@ class Reactor:
 
     # -- read ------------------------------------------------------------------------------------
 
-    def _read(self, peers: list[Connection]) -> Batch:
+    def _read(self, peers: list[Connection]) -> Batch:  # noqa: C901 - one pass, see below
         """Give each of *peers* its turn: read in budget until the drain policy calls it empty.
 
-        Return what they said.
+        Return what they said. Beyond `MOST_BATCH_BYTES` of it the others wait for the next tick, in
+        which they come first: all is joined before it is sent, and a line of one byte grows to
+        twelve by its prefix.
 
         One function for all turns, its state in locals and its sums counted once: a tick that
         reads from 200 talkers and answers them takes 4 to 8 % less CPU than with a method per turn
@@ -296,7 +299,8 @@ class Reactor:
         stop_on_short_read, add = self._stop_on_short_read, batch.add
         prefixed = self._prefixed
         reads = empty_reads = received_bytes = 0
-        for conn in peers:
+        turns = iter(peers)
+        for conn in turns:
             if not conn.wants_read or conn.close_reason is not None:
                 continue
             for _ in budget:
@@ -323,6 +327,8 @@ class Reactor:
                     break
             else:
                 self.trigger.unfinished(conn, self._revisit)
+            if batch.size > MOST_BATCH_BYTES:
+                self._revisit = {conn.fd: conn for conn in turns} | self._revisit
         stats = self.stats
         stats.received_bytes += received_bytes
         stats.syscalls["recvfrom"] += reads

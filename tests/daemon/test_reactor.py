@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from etltd.broadcast import Batch
     from etltd.connection import Connection
 
 
@@ -425,6 +426,49 @@ def test_a_flooding_peer_does_not_stop_the_others(make_rig: Callable[..., Rig]) 
     rig.tick_until(
         lambda: keep_flooding() and anna.user + b"am I heard?\n" in bert.hear(), max_ticks=50
     )
+
+
+def test_what_a_tick_joins_is_bounded_and_nobody_waits_for_ever(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A line of one byte grows twelvefold: floods from everybody would be joined in one batch."""
+    monkeypatch.setattr(reactor_module, "MOST_BATCH_BYTES", 4096)
+    floods = rig.dial_many(8)
+    talker, listener = rig.dial_many(2)
+    batches: list[Batch] = []
+    rig.reactor.delivery.fan_out = batches.append  # type: ignore[method-assign]
+    for flood in floods:
+        flood.say(b"\n" * 2000)
+    talker.say(b"am I heard?\n")
+
+    for _ in range(30):
+        for flood in floods:
+            flood.say(b"\n" * 20)
+        rig.tick(0)
+
+    senders = [sender for batch in batches for sender in batch.spans]
+    sizes = [batch.size for batch in batches]
+    assert max(sizes) <= 4096 + 2000 * len(b"[USER1] \n") + 30 * 20 * len(b"[USER1] \n")
+    assert len(batches[0].spans) == 1, "the others waited"
+    assert talker.conn.id in senders
+    first = [senders.index(flood.conn.id) for flood in floods]
+    assert max(first) < len(floods) + 1, "everybody had a turn before anybody had a second one"
+    assert listener.conn.close_reason is None
+
+
+def test_a_turn_is_an_events_or_a_revisit_and_not_both(make_rig: Callable[..., Rig]) -> None:
+    """`loadclient compare` takes their sum for the turns that ended on a read in vain."""
+    rig = make_rig(recv_bytes=8, reads_per_event=2)
+    talker, _ = rig.dial_many(2)
+    before = rig.stats.epoll_events["in"]
+
+    talker.say(b"x" * 39 + b"\n")
+    rig.tick()
+    talker.say(b"an event while there is more\n")
+    rig.settle()
+
+    turns = rig.stats.epoll_events["in"] - before + rig.stats.revisits
+    assert turns == (69 + 15) // 16
 
 
 @pytest.mark.parametrize("talkers", [1, 3])
