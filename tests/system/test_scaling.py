@@ -11,7 +11,24 @@ from statistics import median
 import pytest
 
 from tests.bench.bench_loops import Run, summary
-from tests.bench.scaling_model import LAG, NATS_CORES, Crowd, burst, least, need, table
+from tests.bench.scaling_model import (
+    BASE_BYTES,
+    FASTER,
+    IDLE_BYTES,
+    LAG,
+    NATS,
+    NATS_CORES,
+    SIGNS,
+    SLOWER,
+    SOCKET_BYTES,
+    Crowd,
+    Instance,
+    Play,
+    burst,
+    least,
+    need,
+    table,
+)
 
 ROOT = Path(__file__).parents[2]
 FACTOR = 1.5  # off at most
@@ -96,3 +113,52 @@ def test_a_link_that_is_too_narrow_for_all_copies_is_no_fit() -> None:
 
 def test_one_instance_needs_no_bus() -> None:
     assert need(Crowd(connections=1000, messages=10), 1).nats_cores == 0
+
+
+def test_the_signs_of_life_stop_a_quiet_chat_where_the_document_says() -> None:
+    """They are the square of the instances, whatever is said."""
+    text = " ".join((ROOT / "SCALING.md").read_text().split())
+
+    def cores(instances: int) -> float:
+        return instances * (instances - 1) * SIGNS * NATS
+
+    huge = Crowd(10_000_000, 1)
+    found = need(huge, 632)
+    memory = 1126 * BASE_BYTES + huge.connections * (IDLE_BYTES + SOCKET_BYTES)
+    assert found.nats_cores <= NATS_CORES < need(huge, 633).nats_cores
+    assert f"{cores(116):.2f} cores at 116 instances, its {NATS_CORES:.0f} cores at 632" in text
+    assert f"{cores(1126):.1f} cores at the 1,126 that 10⁷" in text
+    assert f"With 632 the lag of 10⁷ is {found.lag:.2f} s at a message a second" in text
+    assert f"632 instances {1000 * 631 * NATS:.0f} cores more" in text
+    assert f"one in four seconds is {cores(1126) / 4:.1f} cores" in text
+    assert f"{memory / 1e9:.0f} GB over 1,126 instances" in text
+    assert need(Crowd(5_000_000, 1), 632).fits
+
+
+def test_a_sign_of_life_is_heard_and_nothing_is_sent_for_it() -> None:
+    """It costs the bus thread and a tick, no client's copy, and nobody's lag."""
+    one = Instance(1000)
+    play = Play([one])
+    play.envelope_at(0.0, one, 0)
+    play.run()
+
+    assert 0 < one.busy_seconds < 1000 * FASTER.batch / 10
+    assert not one.lags
+
+
+def test_who_has_words_on_their_way_gives_no_sign() -> None:
+    one = Instance(1000)
+    one.outgoing = [3]
+    play = Play([one])
+    play.sign_at(0.0, one)
+    play.run()
+
+    assert one.published == 1
+    assert not one.outgoing
+
+
+def test_the_hours_are_those_of_the_benchmarks() -> None:
+    """Microseconds a client for batches of 1, 100 and 500: their sources are beside the figures."""
+    for sends, expected in ((FASTER, (6, 9, 21)), (SLOWER, (12, 17, 37))):
+        found = [sends.batch + sends.message * messages for messages in (1, 100, 500)]
+        assert [round(seconds * 1e6) for seconds in found] == list(expected)
