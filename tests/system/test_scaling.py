@@ -55,14 +55,31 @@ def measured_cores(cell: str, arm: str) -> float:
 def test_the_model_foretells_what_more_loops_cost(mode: str, loops: int) -> None:
     """What a process takes beside its messages (scrapes) is what one loop had left over."""
     cell = f"{mode}, {loops} loops over 1"
-    one = measured_cores(cell, "b")
-    beside = one - burst(1, CONNS, RATE, CORES)
+    foretold, beside = fitted(mode, loops)
 
-    foretold = (burst(loops, CONNS, RATE, CORES) + loops * beside) / one
-
-    measured = measured_cores(cell, "a") / one
+    measured = measured_cores(cell, "a") / measured_cores(cell, "b")
     assert beside > 0
     assert measured / FACTOR < foretold < measured * FACTOR
+
+
+def fitted(mode: str, loops: int) -> tuple[float, float]:
+    """Return how much more *loops* cost than one, and the cores beside messages of each in it."""
+    one = measured_cores(f"{mode}, {loops} loops over 1", "b")
+    beside = one - burst(1, CONNS, RATE, CORES)
+    return (burst(loops, CONNS, RATE, CORES) + loops * beside) / one, beside
+
+
+def test_the_document_says_what_the_model_says_alone_and_what_is_fitted() -> None:
+    text = " ".join((ROOT / "SCALING.md").read_text().split())
+    one, two, four = (burst(loops, CONNS, RATE, CORES) for loops in (1, 2, 4))
+    found = {loops: [fitted(mode, loops) for mode in ("et", "lt")] for loops in (2, 4)}
+    beside = [cores for both in found.values() for _, cores in both]
+    ratios = [f"{min(both)[0]:.1f} to {max(both)[0]:.1f}" for both in found.values()]
+
+    assert f"two loops cost {two / one:.1f} times as much as one, and four {four / one:.1f}" in text
+    assert f"({one:.4f}, {two:.4f} and {four:.4f} cores)" in text
+    assert f"{min(beside):.4f} to {max(beside):.4f} cores, is added to each loop" in text
+    assert f"it says {' and '.join(ratios)}; that is fitted" in text
 
 
 def test_what_two_loops_deliver_is_what_was_stored() -> None:
