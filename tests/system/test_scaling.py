@@ -96,6 +96,23 @@ def test_what_two_loops_deliver_is_what_was_stored() -> None:
         assert re.search(row, text), row
 
 
+def test_what_the_stored_runs_of_two_loops_warn_of_is_told() -> None:
+    stored = json.loads(lzma.decompress((ROOT / "results" / "loops-two.json.xz").read_bytes()))
+    runs = [run for pair in stored["pairs"] for run in pair]
+    busy, unsteady = (
+        [run["loops"] for run in runs if any(words in w for w in run["result"]["warnings"])]
+        for words in ("the machine is too busy", "not stationary")
+    )
+    drains = [run["result"]["drain_seconds"] for run in runs]
+    text = " ".join((ROOT / "SCALING.md").read_text().split())
+
+    assert f"needs {min(drains):.1f} to {max(drains):.1f} s after its load" in text
+    assert f"all {len(busy)} records warn that the machine is too busy" in text
+    assert len(busy) == len(runs)
+    each = f"({unsteady.count(1)} with one loop, {unsteady.count(2)} with two)"
+    assert f"and {len(unsteady)} {each} that the load was not stationary" in text
+
+
 def _near(figure: float) -> str:
     """Return a pattern for a figure to three or four digits."""
     return "|".join({f"{round(figure, -places):,.0f}" for places in (2, 3)}).join(("(?:", ")"))
