@@ -80,9 +80,11 @@ class Bridge:
         stats.bus_outgoing_bytes = self._outgoing.held_bytes
         stats.bus_incoming_bytes = self._incoming.held_bytes
         stats.bus_peers = self._followers.alive(now_ns)
-        welcomes = self._followers.welcomes(now_ns)
-        is_heard = not stats.bus_outgoing_bytes or (welcomes and stats.bus_connected)
-        if is_heard and not self._has_left:
+        if self._has_left:
+            return
+        is_idle = not stats.bus_outgoing_bytes
+        welcomes = self._followers.welcomes() if is_idle or stats.bus_connected else ()
+        if is_idle or welcomes:
             parcel = Parcel(self._numbered, 0, b"", time_ns(), welcomes=welcomes)
             if self._outgoing.put(parcel, len(welcomes) * WELCOME.size):
                 self._link.wake()

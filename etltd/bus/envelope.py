@@ -26,7 +26,7 @@ HEAD = struct.Struct("!4sBBBxQQQQI")
 MOST_NAME_BYTES = 32
 MOST_HEAD_BYTES = HEAD.size + MOST_NAME_BYTES
 WELCOME = struct.Struct("!QQ")  # incarnation, first
-MOST_WELCOMES = 32  # in one envelope
+MOST_WELCOMES = 32  # in one envelope; more newcomers than these take turns
 LEAST_PAYLOAD_BYTES = MOST_HEAD_BYTES + MOST_WELCOMES * WELCOME.size  # welcomes go in no parts
 LINE_HEAD = b"[USER"  # of every line: a stranger's is no notice of the server, nor without a sender
 

@@ -8,13 +8,13 @@ Rules:
 3. An incarnation that is heard for the first time is expected to begin at nought if it is younger
    than our membership, since then all it ever said was owed to us. An older one begins where it is.
 4. From the moment in which an older one hears of us for the first time, all that it says is owed to
-   us. Its number at that moment is our welcome. It is said once a second for a while, and again
-   after a silence; if it is lower than the first number that came, what is between them is lost.
+   us. Its number at that moment is our welcome. It is said thirty times, and again after a silence;
+   if it is lower than the first number that came, what is between them is lost.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from etltd.bus.envelope import MOST_WELCOMES, Welcome
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 MOST_FOLLOWED = 4096  # incarnations remembered; then the one that has been silent longest goes
 ALIVE_NS = 5_000_000_000  # five signs of life
-WELCOMED_NS = (
-    30_000_000_000  # so long a newcomer is welcomed: one that hears nothing for longer is out
-)
+TIMES_WELCOMED = 30  # once a second, if no more than MOST_WELCOMES came lately; else in turn
 
 
 class Heard(NamedTuple):
@@ -45,7 +43,7 @@ class _Follower:
         self.began = self.next = expected
         self.is_welcomed = is_welcomed  # or owes us all it ever said
         self.owed_from = owed_from  # our number when we first heard of it
-        self.heard_ns = -WELCOMED_NS
+        self.heard_ns = -ALIVE_NS
         self.is_gone = False
 
     def missed_at_first(self, parcel: Parcel, me: int) -> int:
@@ -63,7 +61,7 @@ class Followers:
     def __init__(self, me: int) -> None:
         self._me = me
         self._followed: dict[int, _Follower] = {}  # by incarnation; heard longest ago first
-        self._newcomers: deque[tuple[Welcome, int]] = deque(maxlen=MOST_FOLLOWED)  # until when
+        self._newcomers: dict[Welcome, int] = {}  # how many times more; who waits longest first
 
     def hear(self, envelope: Envelope, now_ns: int, member_ns: int, numbered: int) -> Heard:
         """Take note of *envelope*, heard at *now_ns*.
@@ -79,25 +77,31 @@ class Followers:
             self._forget_the_silent()
         self._followed[incarnation] = follower
         if now_ns - follower.heard_ns >= ALIVE_NS:
-            welcome = Welcome(incarnation, follower.owed_from)
-            self._newcomers.append((welcome, now_ns + WELCOMED_NS))
+            self._newcomers[Welcome(incarnation, follower.owed_from)] = TIMES_WELCOMED
+            if len(self._newcomers) > MOST_FOLLOWED:
+                del self._newcomers[next(iter(self._newcomers))]
         follower.heard_ns = now_ns
         follower.is_gone = parcel.is_last
+        if follower.is_gone:
+            self._newcomers.pop(Welcome(incarnation, follower.owed_from), None)
         if parcel.first < follower.next:
             return Heard(0, is_new=False)
         lost = parcel.first - follower.next + follower.missed_at_first(parcel, self._me)
         follower.next = parcel.first + parcel.messages
         return Heard(lost, is_new=True)
 
-    def welcomes(self, now_ns: int) -> tuple[Welcome, ...]:
-        """Return what is to be said now to those who came lately; who waits longest comes first."""
-        found = []
-        for _ in range(min(MOST_WELCOMES, len(self._newcomers))):
-            welcome, until_ns = self._newcomers.popleft()
-            if now_ns < until_ns:
-                self._newcomers.append((welcome, until_ns))
-                found.append(welcome)
-        return tuple(found)
+    def welcomes(self) -> tuple[Welcome, ...]:
+        """Return what is to be said now to those who came lately; who waits longest comes first.
+
+        Each of many is welcomed as often as one of few, at longer intervals: what is said in one
+        round is bounded, since everybody hears it.
+        """
+        found = tuple(islice(self._newcomers, MOST_WELCOMES))
+        for welcome in found:
+            times = self._newcomers.pop(welcome) - 1
+            if times:
+                self._newcomers[welcome] = times
+        return found
 
     def alive(self, now_ns: int) -> int:
         """Count the instances heard of lately that have not said that they leave."""

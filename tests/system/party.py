@@ -5,15 +5,17 @@ counted and announced to it.
 
 How it is checked. Guests number what they say, from nought. *Steady* guests stay for as long as
 their instance lives; where one is started again, others come, and what is said from their admission
-on is owed to them. For each steady guest that is there at the end:
+on is owed to them. For each steady guest that is there at the end, and before each kill, so that no
+guest's books are thrown away unjudged:
 
 - no sender's numbers are heard twice or out of order (this holds for every guest);
-- what it missed is what it was told of, no more and no less;
+- how much it missed, of all senders together, is how much it was told of, no more and no less (a
+  notice names no sender);
 - what it was told is what its instance counted as lost.
 
 What a killed instance had taken from its guests and not passed on is in nobody's books: its guests'
-connections ended. That is what they said in its last seconds and nobody at another instance heard;
-it is missed by nobody, and all else that they said is.
+connections ended. That is what they said after the judgement before the kill and nobody at another
+instance heard; it is missed by nobody, and all else that they said is.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ import re
 import select
 import socket
 import subprocess
-from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from time import monotonic
@@ -48,9 +49,7 @@ VISITORS = 2  # at each instance, at any time
 INTERVAL_SECONDS = 0.1  # between two messages of one guest
 VISIT_SECONDS = 1.0
 SETTLE_SECONDS = 60.0
-LAST_SECONDS = (
-    5.0  # before a kill: what it had not passed on by then, a loaded machine is behind with
-)
+LAST_SECONDS = 1.0  # between the judgement and the kill: there is talk as it dies
 
 
 @dataclass
@@ -62,8 +61,9 @@ class Guest:
     sock: socket.socket
     leaves_at: float | None  # None: a steady guest
     witnessed: set[tuple[int, int]]  # senders and numbers heard at instances that are never killed
-    said_at: list[float] = field(default_factory=list)  # by number
-    killed_at: float | None = None  # its instance, under it
+    said: int = 0
+    is_killed: bool = False  # its instance, under it
+    judged: int = 0  # how much of what it had said was known to be heard or told before the kill
     is_admitted: bool = False  # a steady guest to whom all that is said is owed
     owed_from: dict[int, int] = field(default_factory=dict)  # the first number, by sender
     lost_before: float = 0.0  # what its instance had counted as lost until then
@@ -74,15 +74,11 @@ class Guest:
     rest: bytes = b""
     is_gone: bool = False
 
-    @property
-    def said(self) -> int:
-        return len(self.said_at)
-
     def died(self, start: int = 0) -> int:
         """Return how many of its messages from *start* on died with its instance."""
-        if self.killed_at is None:
+        if not self.is_killed:
             return 0
-        first = max(start, bisect_left(self.said_at, self.killed_at - LAST_SECONDS))
+        first = max(start, self.judged)
         return sum((self.number, n) not in self.witnessed for n in range(first, self.said))
 
     def missed(self, others: Iterable[Guest]) -> int:
@@ -136,7 +132,7 @@ class Guest:
         """Say the next number."""
         try:
             self.sock.send(b"%d %d\n" % (self.number, self.said))
-            self.said_at.append(monotonic())
+            self.said += 1
         except OSError:
             self.is_gone = True
 
@@ -185,6 +181,7 @@ class Party:
         self.departed: list[Guest] = []
         self._witnessed: set[tuple[int, int]] = set()
         self._next = 0.0
+        self._judgements: list[str] = []  # of the victim's guests, before each kill
         for instance in self.instances:
             instance.start()
         self._join()
@@ -266,11 +263,21 @@ class Party:
         self.nats.start()
 
     def lose_an_instance(self, seconds: float) -> None:
-        """Kill the last instance; start it again, and invite others there."""
+        """Judge all, and kill the last instance as they talk on; start it again, invite others."""
         victim = self.victim
+        self.settle()
+        self.check()
+        self._judgements += [
+            f"before kill {victim.starts}: {self._books(guest)}"
+            for guest in self.steady()
+            if guest.home is victim
+        ]
         for guest in self.everybody():
-            if guest.home is victim and guest.killed_at is None:
-                guest.killed_at = monotonic()
+            if not guest.is_killed:
+                guest.judged = guest.said
+        self.go_on(LAST_SECONDS)
+        for guest in self.everybody():
+            guest.is_killed = guest.is_killed or guest.home is victim
         victim.daemon.process.kill()
         victim.daemon.process.wait()
         self.go_on(seconds)
@@ -346,19 +353,21 @@ class Party:
         everybody = self.everybody()
         said, died = sum(g.said for g in everybody), sum(g.died() for g in everybody)
         lines = [f"{said} messages of {len(everybody)} guests; {died} died with {self.victim.name}"]
-        for guest in self.steady():
-            heard, missed = sum(guest.heard.values()), guest.missed(everybody)
-            owed = "all" if not any(guest.owed_from.values()) else "since it came"
-            lines.append(
-                f"guest {guest.number} at {guest.home.name}: owed {heard + missed} ({owed}), "
-                f"heard {heard}, missed {missed}, told of {guest.told}"
-            )
+        lines += [*self._judgements, *map(self._books, self.steady())]
         for one in self.instances:
             found = one.metrics()
             counts = {k: int(v) for k, v in found.items() if k.startswith("bus_") and v}
             counts = {k: v for k, v in counts.items() if "lag" not in k and "bytes" not in k}
             lines.append(f"{one.name}: {counts}")
         return "\n".join(lines)
+
+    def _books(self, guest: Guest) -> str:
+        heard, missed = sum(guest.heard.values()), guest.missed(self.everybody())
+        owed = "all" if not any(guest.owed_from.values()) else "since it came"
+        return (
+            f"guest {guest.number} at {guest.home.name}: owed {heard + missed} ({owed}), "
+            f"heard {heard}, missed {missed}, told of {guest.told}"
+        )
 
     def close(self) -> None:
         for guest in self.guests:

@@ -43,9 +43,8 @@ def test_the_books_know_what_died_from_what_was_lost_in_silence(tmp_path: Path) 
         Guest(number, home, socket.socket(), None, witnessed)
         for number, home in enumerate((a, c, a))
     )
-    speaker.said_at = [float(n) for n in range(100)]
-    doomed.said_at = [float(n) for n in range(100)]
-    doomed.killed_at = 99.5
+    speaker.said = doomed.said = 100
+    doomed.judged, doomed.is_killed = 95, True
     for number in range(90):
         listener._judge(b"[USER1@a] 0 %d\n" % number)
     for number in (*range(50), *range(60, 97)):
@@ -54,7 +53,7 @@ def test_the_books_know_what_died_from_what_was_lost_in_silence(tmp_path: Path) 
     assert doomed.died() == 3
     assert listener.missed([speaker, doomed, listener]) == 10 + 10
     listener.admit([speaker, doomed], 0)
-    speaker.said_at += [100.0, 101.0]
+    speaker.said += 2
     listener._judge(b"[USER1@a] 0 99\n")
     listener._judge(b"[USER1@a] 0 101\n")
     assert listener.missed([speaker, doomed, listener]) == 1
