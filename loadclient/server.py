@@ -26,6 +26,7 @@ PREFIX = "etltd_"
 TIMEOUT_SECONDS = 5.0
 EQUAL_READINGS_APART = 0.06  # at quiescence two readings at least 50 ms apart are equal
 REFUSED = ("too_long", "rate_limited")  # never became messages
+TOLD = ("slow_consumer", "bus")  # who missed a copy for these reasons is told; the rest have gone
 UNREADABLE = (OSError, HTTPException, ValueError, OverflowError)  # no answer, no HTTP, no figures
 Counters: TypeAlias = "dict[str, float | dict[str, float]]"
 
@@ -204,7 +205,7 @@ def side(counters: Counters, unread_bytes: int | None) -> ServerSide:
         refused=int(count(counters, "messages_discarded_total", *REFUSED)),
         enqueued=int(count(counters, "messages_enqueued_total")),
         dropped=int(count(counters, "messages_dropped_total")),
-        dropped_as_slow=int(count(counters, "messages_dropped_total", "slow_consumer")),
+        dropped_and_told=int(count(counters, "messages_dropped_total", *TOLD)),
         unread_bytes=unread_bytes,
         accepted=int(count(counters, "connections_accepted_total")),
         closed=int(count(counters, "connections_closed_total")),

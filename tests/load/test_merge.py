@@ -68,10 +68,11 @@ def part_of_a_run(
     )
 
 
-def counters(received: int, enqueued: int) -> dict[str, object]:
+def counters(received: int, enqueued: int, **others: object) -> dict[str, object]:
     names = {"messages_received_total": received, "messages_enqueued_total": enqueued}
     calls = {"syscalls_total": {"sendto": enqueued}}
-    return {"mode": "et", "counters": {**names, **calls}, "gauges": {"x": 1}, "unread_bytes": 0}
+    every = {**names, **calls, **others}
+    return {"mode": "et", "counters": every, "gauges": {"x": 1}, "unread_bytes": 0}
 
 
 def test_counts_add_and_the_ledger_balances() -> None:
@@ -149,6 +150,19 @@ def test_the_counters_of_several_servers_are_added_and_joined() -> None:
     assert whole.server["counters"]["syscalls_total"] == {"sendto": 20}
     parts[1] = part_of_a_run(2, server=counters(10, 11))
     assert "enqueued 21 copies" in merge(parts).invalid_reasons[0]
+
+
+@pytest.mark.parametrize("reason", ["slow_consumer", "bus"])
+def test_what_one_server_dropped_and_announced_is_a_loss_and_no_contradiction(reason: str) -> None:
+    """Of what the bus lost the run was called invalid, and the server accused of silence."""
+    second = part_of_a_run(2, heard=7, server=counters(10, 10, messages_dropped_total={reason: 3}))
+    kept = Part.from_json(second.part or {})
+    told = replace(kept, accounts=[replace(kept.accounts[0], announced=3)])
+
+    whole = merge([part_of_a_run(1, server=counters(10, 10)), replace(second, part=told.as_json())])
+
+    assert whole.valid, whole.invalid_reasons
+    assert whole.lost_by_reason == {"announced": 3, "closed": 0, "unexplained": 0}
 
 
 def test_a_server_that_does_not_show_what_it_left_unread_makes_the_sum_unknown() -> None:
