@@ -207,6 +207,7 @@ def side(counters: Counters, unread_bytes: int | None) -> ServerSide:
         dropped=int(count(counters, "messages_dropped_total")),
         dropped_and_told=int(count(counters, "messages_dropped_total", *TOLD)),
         unread_bytes=unread_bytes,
+        evicted=int(count(counters, "connections_closed_total", "slow_consumer")),
         accepted=int(count(counters, "connections_accepted_total")),
         closed=int(count(counters, "connections_closed_total")),
     )

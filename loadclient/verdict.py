@@ -331,7 +331,10 @@ class Verdict:
 
     def _server_side(self, counters: server.Counters) -> ServerSide:
         side = server.side(counters, self._evidence.unread_at_server)
-        return replace(side, evicted=self._evicted())
+        first, after = self._evidence.first, self._evidence.after
+        if first is None or after is None:
+            return side
+        return replace(side, evicted=server.side(after.since(first), None).evicted)  # warm-up's too
 
     def _part(self) -> dict[str, Any] | None:
         o = self._options
@@ -372,13 +375,6 @@ class Verdict:
             "owed_at_most": self._traffic().most_owed(churned),
             "left_behind": owed - churned.received - churned.announced,
         }
-
-    def _evicted(self) -> int:
-        """Return how many connections the server put out for not reading, warm-up included."""
-        first, after = self._evidence.first, self._evidence.after
-        if first is None or after is None:
-            return 0
-        return int(server.count(after.since(first), "connections_closed_total", "slow_consumer"))
 
     def _own_reasons(self) -> Iterator[str]:
         schedule, stopped = self._evidence.schedule, self._evidence.stopped

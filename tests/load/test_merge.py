@@ -165,6 +165,19 @@ def test_what_one_server_dropped_and_announced_is_a_loss_and_no_contradiction(re
     assert whole.lost_by_reason == {"announced": 3, "closed": 0, "unexplained": 0}
 
 
+@pytest.mark.parametrize(("evicted", "valid"), [(1, True), (0, False)])
+def test_a_never_reader_that_was_put_out_is_no_stranger(evicted: int, *, valid: bool) -> None:
+    """It is owed nothing more from then on: as a run of one process takes it."""
+    put_out = counters(20, 25, connections_closed_total={"slow_consumer": evicted, "eof": 2})
+    second = part_of_a_run(2)
+    kept = Part.from_json(second.part or {})
+    with_it = replace(kept, accounts=[*kept.accounts, Account(Profile.NEVER)])
+
+    whole = merge([part_of_a_run(1, server=put_out), replace(second, part=with_it.as_json())])
+
+    assert whole.valid == valid, whole.invalid_reasons
+
+
 def test_a_server_that_does_not_show_what_it_left_unread_makes_the_sum_unknown() -> None:
     known = counters(20, 20)
 

@@ -333,7 +333,7 @@ def test_those_that_the_server_put_out_count_from_the_warm_up_on() -> None:
     first, after = reading(), replace(reading(), counters=put_out)
     verdict = Verdict(OPTIONS, evidence(first=first, before=after, after=after))
 
-    assert verdict._evicted() == 2
+    assert verdict._server_side({}).evicted == 2
 
 
 @pytest.mark.parametrize("reason", ["slow_consumer", "bus"])
