@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadclient.cli import exit_code
 from loadclient.clocks import Clock, this_clock
 from loadclient.histogram import Histogram
 from loadclient.ledger import Account, Closed, Profile
 from loadclient.merge import MergeError, Part, clock_uncertainty, merge
-from loadclient.result import RunResult, quantiles
+from loadclient.result import RunResult, Threshold, quantiles
 
 SIZE, PREFIX = 64, 8
 HERE = Clock("this host", None)
@@ -122,6 +123,66 @@ def test_a_parts_own_fault_is_the_wholes_and_named() -> None:
 
     assert whole.invalid_reasons == ["part 2: late"]
     assert whole.warnings == ["part 2: busy"]
+
+
+FAILED = Threshold(name="max_p99", limit=5.0, measured=50.0, holds=False)
+
+
+def test_thresholds_are_held_against_the_whole_and_not_against_a_part() -> None:
+    """A part that had failed ended as a run that held everything."""
+    slow = replace(part_of_a_run(1, latencies=(50_000_000,)), thresholds=[FAILED])
+    fast = [
+        replace(part_of_a_run(number, latencies=(1_000_000,) * many), thresholds=[FAILED])
+        for number, many in ((2, 1), (2, 1000))
+    ]
+
+    wholes = [merge([slow, other]) for other in fast]
+    (failed,), (holds,) = (whole.thresholds for whole in wholes)
+
+    assert [exit_code(whole) for whole in wholes] == [3, 0]
+    assert (failed.limit, failed.holds) == (5.0, False)
+    assert failed.measured == pytest.approx(50, rel=0.05)
+    assert holds.measured == pytest.approx(1, rel=0.05)
+    assert holds.holds
+
+
+def test_parts_with_different_thresholds_are_told_and_each_is_judged() -> None:
+    ratio = Threshold(name="min_delivery_ratio", limit=1.0, measured=1.0, holds=True)
+    other = Threshold(name="max_p99", limit=100.0, measured=None, holds=False)
+    first = replace(part_of_a_run(1, latencies=(50_000_000,)), thresholds=[FAILED, ratio])
+
+    whole = merge([first, replace(part_of_a_run(2), thresholds=[other])])
+    same = merge([first, replace(part_of_a_run(2), thresholds=[ratio, FAILED])])
+
+    assert [(t.name, t.limit, t.holds) for t in whole.thresholds] == [
+        ("max_p99", 5.0, False),
+        ("max_p99", 100.0, True),
+        ("min_delivery_ratio", 1.0, True),
+    ]
+    assert [text.partition(":")[0] for text in whole.warnings] == [
+        "the parts have different thresholds"
+    ]
+    assert same.warnings == []
+    assert merge([part_of_a_run(1), part_of_a_run(2)]).thresholds == []
+
+
+def test_samples_that_never_came_are_the_wholes() -> None:
+    first = replace(part_of_a_run(1), latency_censored={"samples": 2, "oldest_age_seconds": 1.5})
+    second = replace(part_of_a_run(2), latency_censored={"samples": 1, "oldest_age_seconds": 2.5})
+
+    censored = merge([first, second]).latency_censored
+    none = merge([part_of_a_run(1), part_of_a_run(2)]).latency_censored
+
+    assert censored == {"samples": 3, "oldest_age_seconds": 2.5}
+    assert none == {"samples": 0, "oldest_age_seconds": None}
+
+
+def test_a_latency_that_one_part_alone_measured_is_not_absent() -> None:
+    why = "no marked message arrived"
+    deaf = replace(part_of_a_run(1), latency_absent_because=why)
+
+    assert merge([deaf, part_of_a_run(2, latencies=(5,))]).latency_absent_because is None
+    assert merge([deaf, part_of_a_run(2)]).latency_absent_because == why
 
 
 def test_what_is_heard_before_it_is_due_is_told() -> None:
