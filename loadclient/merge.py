@@ -19,7 +19,7 @@ from loadclient.clocks import Clock
 from loadclient.histogram import Histogram, merged
 from loadclient.ledger import Account, Closed, Profile, join_reasons, settle_deliveries
 from loadclient.result import RunResult, judge, quantiles
-from loadclient.server import Counters, side
+from loadclient.server import Reading, side, together
 from loadclient.voices import Voices
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from loadclient.ledger import Deliveries
     from loadclient.result import Seconds, Threshold
+    from loadclient.server import Counters
 
 SAME = ("msg_bytes", "rate", "duration", "senders", "conns", "burst", "verify")
 SUMS = (
@@ -285,29 +286,28 @@ def _prefixes(parts: Sequence[Part]) -> dict[int, int]:
 
 
 def _server(results: Sequence[RunResult]) -> dict[str, Any] | None:
-    """Return the counters of all servers together; None if no part joined any."""
+    """Return all servers as one, as a run that joined them all does; None if no part joined any."""
     servers = [result.server for result in results if result.server is not None]
     if not servers:
         return None
+    _check_counters([server["counters"] for server in servers])
+    first, *more = map(_reading, servers)
     unread = [server["unread_bytes"] for server in servers]
     return {
-        **servers[0],
-        "counters": _added([server["counters"] for server in servers]),
-        "gauges": {},  # of several servers they mean nothing
+        **asdict(together([first, *more]) if more else first),
         "unread_bytes": None if None in unread else sum(unread),
     }
 
 
-def _added(many: Sequence[Counters]) -> Counters:
-    total: Counters = {}
+def _reading(server: dict[str, Any]) -> Reading:
+    """Return what a record holds of its server, or of several that it was joined with."""
+    return Reading(**{f.name: server[f.name] for f in fields(Reading) if f.name in server})
+
+
+def _check_counters(many: Sequence[Counters]) -> None:
+    has_labels: dict[str, bool] = {}
     for counters in many:
         for name, value in counters.items():
-            sofar = total.setdefault(name, {} if isinstance(value, dict) else 0)
-            if isinstance(value, dict) and isinstance(sofar, dict):
-                for label, number in value.items():
-                    sofar[label] = sofar.get(label, 0) + number
-            elif isinstance(value, dict) or isinstance(sofar, dict):
+            known = has_labels.setdefault(name, isinstance(value, dict))
+            if known != isinstance(value, dict):
                 raise MergeError(f"the counter {name} has labels in one part and none in another")
-            else:
-                total[name] = sofar + value
-    return total

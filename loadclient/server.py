@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadclient.ledger import ServerSide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prometheus_client.samples import Sample
 
@@ -80,7 +80,10 @@ def split(urls: str) -> list[str]:
 
 
 def together(readings: Sequence[Reading]) -> Reading:
-    """Return several servers' readings as one's; what they disagree about is listed."""
+    """Return several servers' readings as one's; what they disagree about is listed.
+
+    Each may be several servers' already.
+    """
     counters: Counters = {}
     gauges: dict[str, float] = {}
     for reading in readings:
@@ -88,17 +91,20 @@ def together(readings: Sequence[Reading]) -> Reading:
             counters[name] = _sum(counters.get(name, 0), value)
         for name, level in reading.gauges.items():
             gauges[name] = gauges.get(name, 0) + level
-    config = _listed([one.config for one in readings]) | {"instances": str(len(readings))}
-    modes = "/".join(sorted({one.mode for one in readings}))
-    return Reading(modes, _listed([one.build for one in readings]), config, counters, gauges)
+    instances = sum(int(one.config.get("instances", "1")) for one in readings)
+    config = _listed([one.config for one in readings]) | {"instances": str(instances)}
+    mode = _list(one.mode for one in readings)
+    return Reading(mode, _listed([one.build for one in readings]), config, counters, gauges)
 
 
 def _listed(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
     names = {name for record in records for name in record}
-    return {
-        name: "/".join(sorted({record.get(name, "nothing") for record in records}))
-        for name in names
-    }
+    return {name: _list(record.get(name, "nothing") for record in records) for name in names}
+
+
+def _list(values: Iterable[str]) -> str:
+    """Return what there is, each once; a value may be such a list itself."""
+    return "/".join(sorted({one for value in values for one in value.split("/")}))
 
 
 def _sum(

@@ -213,6 +213,27 @@ def test_the_counters_of_several_servers_are_added_and_joined() -> None:
     assert "enqueued 21 copies" in merge(parts).invalid_reasons[0]
 
 
+def test_servers_that_differ_are_not_all_taken_for_the_first() -> None:
+    """One in each mode made a run of ET, which says nothing of either."""
+    et = counters(10, 10) | {"build": {"commit": "a"}, "config": {"drain": "eagain"}}
+    two = et | {"mode": "et/lt", "config": {"drain": "eagain/short-read", "instances": "2"}}
+    lt = et | {"mode": "lt", "build": {"commit": "b"}}
+
+    whole = merge([part_of_a_run(1, server=et), part_of_a_run(2, server=lt)])
+    three = merge([part_of_a_run(1, server=two), part_of_a_run(2, server=lt)])
+    one = merge([part_of_a_run(1, server=et), part_of_a_run(2)])
+
+    assert whole.server is not None
+    assert three.server is not None
+    assert one.server == et
+    assert whole.mode == whole.server["mode"] == "et/lt"
+    assert whole.server["build"] == {"commit": "a/b"}
+    assert whole.server["config"] == {"drain": "eagain", "instances": "2"}
+    assert whole.server["gauges"] == {"x": 2}
+    assert three.mode == "et/lt"
+    assert three.server["config"] == {"drain": "eagain/short-read", "instances": "3"}
+
+
 @pytest.mark.parametrize("reason", ["slow_consumer", "bus"])
 def test_what_one_server_dropped_and_announced_is_a_loss_and_no_contradiction(reason: str) -> None:
     """Of what the bus lost the run was called invalid, and the server accused of silence."""
