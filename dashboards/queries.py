@@ -46,8 +46,11 @@ def over(numerator: str, denominator: str) -> str:
 
 
 def of_daemons(metric: str) -> str:
-    """Return the series of a *metric* of the daemons that were chosen, without its ``etltd_``."""
-    return f"etltd_{metric}{{{DAEMON}}}"
+    """Return the series of a *metric* of the daemons that were chosen, without its ``etltd_``.
+
+    It may bring matchers of its own.
+    """
+    return _with(f"etltd_{metric}", DAEMON)
 
 
 def gauge(metric: str, by: str) -> str:

@@ -208,7 +208,10 @@ def _open_missing() -> None:
 def _sentence(error: Exception) -> str:
     """Return what *error* says, in one line."""
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f'unexpected argument "{error.unused_tokens[0]}": every option begins with "--".'
+        word = error.unused_tokens[0]
+        # A URL with a user before the "@", perhaps: a password that is refused is not told.
+        quoted = "" if "@" in word else f' "{word}"'
+        return f'unexpected argument{quoted}: every option begins with "--".'
     if isinstance(error, CoercionError) and error.msg and error.token:
         token = error.token
         place = str(token.keyword)

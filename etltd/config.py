@@ -29,6 +29,10 @@ UNIX_PATH_BYTES = 107  # unix(7): sun_path holds 108, with the NUL
 T = TypeVar("T")
 
 
+class SecretError(ValueError):
+    """A value may hold a secret: the message says what is wrong and does not repeat it."""
+
+
 def _read_with(read: Callable[[str], T], allowed: str) -> Parameter:
     """Return the parameter that *read* makes of one word; *allowed* completes the refusal."""
 
@@ -36,6 +40,8 @@ def _read_with(read: Callable[[str], T], allowed: str) -> Parameter:
         text = tokens[0].value
         try:
             return read(text)
+        except SecretError:
+            raise
         except ValueError:
             raise ValueError(f'"{text}" is not {allowed}') from None
 
@@ -88,7 +94,12 @@ def _user(text: str) -> str:
 
 
 def _servers(text: str) -> str:
-    # No user:password@ in it: `ps` shows command lines to everybody.
+    # No user:password@ in it: `ps` shows command lines to everybody, and the journal refusals.
+    if "@" in text:
+        raise SecretError(
+            "a URL of the bus may hold no user: who to be is said by --bus-user, and secrets are "
+            "in --bus-password-file or ETLTD_BUS_PASSWORD, --bus-token-file or ETLTD_BUS_TOKEN"
+        )
     return _matching(r"((nats|tls)://[^\s,@/]+(,(nats|tls)://[^\s,@/]+)*)?", text)
 
 

@@ -132,8 +132,10 @@ def merge_parts(
 ) -> int:
     """Make one result of the parts of a run (loadclient run --part K/N --json FILE).
 
-    Exit codes: 0 valid; 1 a file could not be read or written; 2 these are not the parts of one
-    run; 4 the run is invalid; 130 a part was interrupted.
+    A threshold that parts had (--max-p99, --min-delivery-ratio) is held against the whole run.
+
+    Exit codes: 0 valid and thresholds hold; 1 a file could not be read or written; 2 these are not
+    the parts of one run; 3 threshold failed; 4 the run is invalid; 130 a part was interrupted.
 
     Parameters
     ----------

@@ -246,7 +246,7 @@ class ServerSide:
     refused: int  # too long or over the rate limit: never became messages
     enqueued: int
     dropped: int
-    dropped_as_slow: int
+    dropped_and_told: int  # of the dropped, those that it announces to who missed them
     unread_bytes: int | None = None  # waiting in its sockets; None when that cannot be seen
     evicted: int = 0  # connections that it ended because they did not read
     accepted: int = 0  # connections
@@ -378,8 +378,8 @@ def _copies_reasons(
             f"clients received {deliveries.received}: {in_flight} are in nobody's hands"
         )
     announced = deliveries.lost.get("announced", 0)
-    if not deliveries.owed_to_never_readers and announced != server.dropped_as_slow:
+    if not deliveries.owed_to_never_readers and announced != server.dropped_and_told:
         yield (
-            f"the server dropped {server.dropped_as_slow} copies for slow readers, "
-            f"but told the clients of {announced}"
+            f"the server dropped {server.dropped_and_told} copies of which it tells the clients "
+            f"(slow readers, or lost on the bus), but told them of {announced}"
         )

@@ -2,7 +2,12 @@
 
 Nothing is averaged: accounts are put side by side and settled as if one process had kept them all,
 histograms are added slot by slot, counters of several servers are added. What one part alone could
-only compare with the plan is here compared with what the others really sent.
+only compare with the plan is here compared with what the others really sent, and a limit is held
+against the whole's figures, not against any part's.
+
+Not merged: `latency_windows_seconds`, because means of windows do not add up without their numbers,
+so that whether the load was stationary is said of each part alone; and what is told of one process
+on one host (`environment`, `phases`, `config`), which is the first part's.
 """
 
 from __future__ import annotations
@@ -13,14 +18,16 @@ from typing import TYPE_CHECKING, Any
 from loadclient.clocks import Clock
 from loadclient.histogram import Histogram, merged
 from loadclient.ledger import Account, Closed, Profile, join_reasons, settle_deliveries
-from loadclient.result import RunResult, quantiles
-from loadclient.server import Counters, side
+from loadclient.result import RunResult, judge, quantiles
+from loadclient.server import Reading, side, together
 from loadclient.voices import Voices
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loadclient.ledger import Deliveries
+    from loadclient.result import Seconds, Threshold
+    from loadclient.server import Counters
 
 SAME = ("msg_bytes", "rate", "duration", "senders", "conns", "burst", "verify")
 SUMS = (
@@ -95,16 +102,21 @@ def merge(results: Sequence[RunResult]) -> RunResult:
     if server is not None:
         known = side(server["counters"], server["unread_bytes"])
         reasons += join_reasons(known, accounts, deliveries, voices)
-    times = _times(results)
+    load, times = _load(results, deliveries), _times(results)
     return RunResult(
         run_id=results[0].run_id,
         mode=server["mode"] if server else "unknown",
         valid=not reasons,
         invalid_reasons=list(dict.fromkeys(reasons)),
-        warnings=[*_each(parts, results, "warnings"), *_impossible(times["histograms"]["latency"])],
+        warnings=[
+            *_each(parts, results, "warnings"),
+            *_unlike(results),
+            *_impossible(times["histograms"]["latency"]),
+        ],
         interrupted=any(result.interrupted for result in results),
+        thresholds=_thresholds(results, times["latency_seconds"], load["delivery_ratio"]),
         phases=results[0].phases,
-        **_load(results, deliveries),
+        **load,
         **times,
         connections_closed_by_server={
             how.value: sum(account.closed is how for account in accounts) for how in Closed
@@ -127,6 +139,26 @@ def _each(parts: Sequence[Part], results: Sequence[RunResult], name: str) -> lis
         for part, result in zip(parts, results, strict=True)
         for sentence in getattr(result, name)
     ]
+
+
+def _limits(result: RunResult) -> set[tuple[str, float]]:
+    return {(threshold.name, threshold.limit) for threshold in result.thresholds}
+
+
+def _thresholds(
+    results: Sequence[RunResult], latency: Seconds | None, ratio: float | None
+) -> list[Threshold]:
+    """Hold every limit that any part had against the whole."""
+    limits = set().union(*map(_limits, results))
+    return [judge(name, limit, latency, ratio) for name, limit in sorted(limits)]
+
+
+def _unlike(results: Sequence[RunResult]) -> list[str]:
+    """Say so if the parts had different limits: all are to have the same options."""
+    first, *others = map(_limits, results)
+    if all(other == first for other in others):
+        return []
+    return ["the parts have different thresholds: each of them is held against the whole run"]
 
 
 def _load(results: Sequence[RunResult], deliveries: Deliveries) -> dict[str, Any]:
@@ -161,12 +193,30 @@ def _times(results: Sequence[RunResult]) -> dict[str, Any]:
     return {
         "latency_seconds": quantiles(histograms["latency"]),
         "latency_uncorrected_seconds": quantiles(histograms["latency_uncorrected"]),
-        "latency_absent_because": results[0].latency_absent_because,
+        "latency_censored": _censored(results),
+        "latency_absent_because": _absent(results, histograms["latency"]),
         "schedule_lag_seconds": quantiles(lag),
         "schedule_lag_own_seconds": quantiles(histograms["schedule_lag_own"]),
         "connect_seconds": quantiles(histograms["connect"]),
         "histograms": {name: histogram.as_json() for name, histogram in histograms.items()},
     }
+
+
+def _censored(results: Sequence[RunResult]) -> dict[str, float | None]:
+    """Return how many samples no part ever had, and the oldest one's age, where that was told."""
+    found = [result.latency_censored for result in results]
+    ages = [age for one in found if (age := one.get("oldest_age_seconds")) is not None]
+    return {
+        "samples": sum(one.get("samples") or 0 for one in found),
+        "oldest_age_seconds": max(ages, default=None),
+    }
+
+
+def _absent(results: Sequence[RunResult], latency: Histogram) -> str | None:
+    """Return why there is no latency, as the first part says; None if any part measured one."""
+    if latency.count:
+        return None
+    return next((why for result in results if (why := result.latency_absent_because)), None)
 
 
 def _impossible(latencies: dict[str, Any]) -> list[str]:
@@ -236,29 +286,28 @@ def _prefixes(parts: Sequence[Part]) -> dict[int, int]:
 
 
 def _server(results: Sequence[RunResult]) -> dict[str, Any] | None:
-    """Return the counters of all servers together; None if no part joined any."""
+    """Return all servers as one, as a run that joined them all does; None if no part joined any."""
     servers = [result.server for result in results if result.server is not None]
     if not servers:
         return None
+    _check_counters([server["counters"] for server in servers])
+    first, *more = map(_reading, servers)
     unread = [server["unread_bytes"] for server in servers]
     return {
-        **servers[0],
-        "counters": _added([server["counters"] for server in servers]),
-        "gauges": {},  # of several servers they mean nothing
+        **asdict(together([first, *more]) if more else first),
         "unread_bytes": None if None in unread else sum(unread),
     }
 
 
-def _added(many: Sequence[Counters]) -> Counters:
-    total: Counters = {}
+def _reading(server: dict[str, Any]) -> Reading:
+    """Return what a record holds of its server, or of several that it was joined with."""
+    return Reading(**{f.name: server[f.name] for f in fields(Reading) if f.name in server})
+
+
+def _check_counters(many: Sequence[Counters]) -> None:
+    has_labels: dict[str, bool] = {}
     for counters in many:
         for name, value in counters.items():
-            sofar = total.setdefault(name, {} if isinstance(value, dict) else 0)
-            if isinstance(value, dict) and isinstance(sofar, dict):
-                for label, number in value.items():
-                    sofar[label] = sofar.get(label, 0) + number
-            elif isinstance(value, dict) or isinstance(sofar, dict):
+            known = has_labels.setdefault(name, isinstance(value, dict))
+            if known != isinstance(value, dict):
                 raise MergeError(f"the counter {name} has labels in one part and none in another")
-            else:
-                total[name] = sofar + value
-    return total

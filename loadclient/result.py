@@ -30,6 +30,19 @@ class Threshold:
     holds: bool
 
 
+def judge(name: str, limit: float, latency: Seconds | None, ratio: float | None) -> Threshold:
+    """Hold the *limit* of that name against the latency or the delivery ratio of a run.
+
+    What was not measured, or is not known, does not hold.
+    """
+    p99 = (latency or {}).get("p99")
+    measured = {"max_p99": None if p99 is None else p99 * 1000, "min_delivery_ratio": ratio}
+    found = measured.get(name)
+    is_least = name.startswith("min_")
+    holds = found is not None and (found >= limit if is_least else found <= limit)
+    return Threshold(name=name, limit=limit, measured=found, holds=holds)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
     """One run. The fields are the JSON keys."""

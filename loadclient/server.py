@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadclient.ledger import ServerSide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from prometheus_client.samples import Sample
 
@@ -26,6 +26,7 @@ PREFIX = "etltd_"
 TIMEOUT_SECONDS = 5.0
 EQUAL_READINGS_APART = 0.06  # at quiescence two readings at least 50 ms apart are equal
 REFUSED = ("too_long", "rate_limited")  # never became messages
+TOLD = ("slow_consumer", "bus")  # who missed a copy for these reasons is told; the rest have gone
 UNREADABLE = (OSError, HTTPException, ValueError, OverflowError)  # no answer, no HTTP, no figures
 Counters: TypeAlias = "dict[str, float | dict[str, float]]"
 
@@ -79,7 +80,10 @@ def split(urls: str) -> list[str]:
 
 
 def together(readings: Sequence[Reading]) -> Reading:
-    """Return several servers' readings as one's; what they disagree about is listed."""
+    """Return several servers' readings as one's; what they disagree about is listed.
+
+    Each may be several servers' already.
+    """
     counters: Counters = {}
     gauges: dict[str, float] = {}
     for reading in readings:
@@ -87,17 +91,20 @@ def together(readings: Sequence[Reading]) -> Reading:
             counters[name] = _sum(counters.get(name, 0), value)
         for name, level in reading.gauges.items():
             gauges[name] = gauges.get(name, 0) + level
-    config = _listed([one.config for one in readings]) | {"instances": str(len(readings))}
-    modes = "/".join(sorted({one.mode for one in readings}))
-    return Reading(modes, _listed([one.build for one in readings]), config, counters, gauges)
+    instances = sum(int(one.config.get("instances", "1")) for one in readings)
+    config = _listed([one.config for one in readings]) | {"instances": str(instances)}
+    mode = _list(one.mode for one in readings)
+    return Reading(mode, _listed([one.build for one in readings]), config, counters, gauges)
 
 
 def _listed(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
     names = {name for record in records for name in record}
-    return {
-        name: "/".join(sorted({record.get(name, "nothing") for record in records}))
-        for name in names
-    }
+    return {name: _list(record.get(name, "nothing") for record in records) for name in names}
+
+
+def _list(values: Iterable[str]) -> str:
+    """Return what there is, each once; a value may be such a list itself."""
+    return "/".join(sorted({one for value in values for one in value.split("/")}))
 
 
 def _sum(
@@ -204,8 +211,9 @@ def side(counters: Counters, unread_bytes: int | None) -> ServerSide:
         refused=int(count(counters, "messages_discarded_total", *REFUSED)),
         enqueued=int(count(counters, "messages_enqueued_total")),
         dropped=int(count(counters, "messages_dropped_total")),
-        dropped_as_slow=int(count(counters, "messages_dropped_total", "slow_consumer")),
+        dropped_and_told=int(count(counters, "messages_dropped_total", *TOLD)),
         unread_bytes=unread_bytes,
+        evicted=int(count(counters, "connections_closed_total", "slow_consumer")),
         accepted=int(count(counters, "connections_accepted_total")),
         closed=int(count(counters, "connections_closed_total")),
     )

@@ -23,7 +23,7 @@ from loadclient.ledger import (
 from loadclient.merge import Part
 from loadclient.payload import SAMPLE_BYTES, SEQUENCE_BYTES
 from loadclient.protocol import Latencies, Snapshot
-from loadclient.result import RunResult, Threshold, quantiles
+from loadclient.result import RunResult, judge, quantiles
 from loadclient.stationarity import Windows, shift
 from loadclient.totals import Rest, all_lag, merged_latencies
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from loadclient.ledger import ServerSide
     from loadclient.options import Options
+    from loadclient.result import Threshold
     from loadclient.runner import Evidence
 
 LEAST_ACHIEVED = 0.99  # of the offered rate
@@ -331,7 +332,10 @@ class Verdict:
 
     def _server_side(self, counters: server.Counters) -> ServerSide:
         side = server.side(counters, self._evidence.unread_at_server)
-        return replace(side, evicted=self._evicted())
+        first, after = self._evidence.first, self._evidence.after
+        if first is None or after is None:
+            return side
+        return replace(side, evicted=server.side(after.since(first), None).evicted)  # warm-up's too
 
     def _part(self) -> dict[str, Any] | None:
         o = self._options
@@ -372,13 +376,6 @@ class Verdict:
             "owed_at_most": self._traffic().most_owed(churned),
             "left_behind": owed - churned.received - churned.announced,
         }
-
-    def _evicted(self) -> int:
-        """Return how many connections the server put out for not reading, warm-up included."""
-        first, after = self._evidence.first, self._evidence.after
-        if first is None or after is None:
-            return 0
-        return int(server.count(after.since(first), "connections_closed_total", "slow_consumer"))
 
     def _own_reasons(self) -> Iterator[str]:
         schedule, stopped = self._evidence.schedule, self._evidence.stopped
@@ -465,17 +462,11 @@ class Verdict:
             yield f"{censored} latency samples had not arrived at the end: they have only an age"
 
     def _thresholds(self) -> Iterator[Threshold]:
-        limit = self._options.max_p99
-        if limit is not None:
-            p99 = (quantiles(self._latencies.corrected) or {}).get("p99")
-            measured = None if p99 is None else p99 * 1000
-            holds = measured is not None and measured <= limit
-            yield Threshold(name="max_p99", limit=limit, measured=measured, holds=holds)
-        least = self._options.min_delivery_ratio
-        if least is not None:
-            ratio = self._delivery_ratio()
-            holds = ratio is not None and ratio >= least
-            yield Threshold(name="min_delivery_ratio", limit=least, measured=ratio, holds=holds)
+        latency = quantiles(self._latencies.corrected)
+        for name in ("max_p99", "min_delivery_ratio"):
+            limit = getattr(self._options, name)
+            if limit is not None:
+                yield judge(name, limit, latency, self._delivery_ratio())
 
 
 def _others(options: Options, evidence: Evidence) -> list[Account]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 BY = "mode, instance"
 WHO = panels.named(BY)
 ALL = "all"
+EACH_AND_ALL = ("each", ALL)
 
 
 def board() -> Dashboard:
@@ -40,6 +41,7 @@ def board() -> Dashboard:
             "Each instance, and all of a mode": _each_and_all(),
             "What passes between them": (*_passing(), *_how_it_passes()),
             "What is lost": _lost(),
+            "What a shared port costs": _accepting(),
         },
     )
 
@@ -80,7 +82,7 @@ def _each_and_all() -> Panels:
             "Peers connected to each instance, and to all of a mode.",
             Query(gauge("connections", BY), WHO),
             Query(gauge("connections", "mode"), f"{{{{mode}}}} {ALL}"),
-            kinds=("each", ALL),
+            kinds=EACH_AND_ALL,
         ),
         _rates(
             "Delivered",
@@ -99,8 +101,16 @@ def _each_and_all() -> Panels:
 
 def _rates(title: str, unit: str, description: str, metric: str) -> timeseries.Panel:
     """Return a counter's rate for every instance, and summed over a mode's."""
-    each, together = rate_of(of_daemons(metric), BY), rate_of(of_daemons(metric), "mode", ALL)
-    return panels.graph(title, unit, description, each, together, kinds=("each", ALL))
+    return panels.graph(title, unit, description, *_both_rates(metric), kinds=EACH_AND_ALL)
+
+
+def _wide_rates(title: str, unit: str, description: str, metric: str) -> timeseries.Panel:
+    """Return the same with room for the names."""
+    return _wide(title, unit, description, *_both_rates(metric), kinds=EACH_AND_ALL)
+
+
+def _both_rates(metric: str) -> tuple[Query, Query]:
+    return rate_of(of_daemons(metric), BY), rate_of(of_daemons(metric), "mode", ALL)
 
 
 def _passing() -> Panels:
@@ -108,47 +118,35 @@ def _passing() -> Panels:
         rate(of_daemons(f"bus_published_{what}_total"), BY) for what in ("messages", "batches")
     )
     return (
-        _both_ways(
-            "Messages",
+        _wide_rates(
+            "Messages out",
             units.MessagesPerSecond,
-            "messages",
-            "Said by this instance's clients and handed to NATS; and heard from others.",
+            "Said by an instance's clients and handed to NATS.",
+            "bus_published_messages_total",
         ),
-        _both_ways(
-            "Bytes",
+        _wide_rates(
+            "Messages in",
+            units.MessagesPerSecond,
+            "Heard from others: what one says, every other one of its mode hears.",
+            "bus_received_messages_total",
+        ),
+        _wide_rates(
+            "Bytes out",
             units.BytesPerSecondIEC,
-            "bytes",
-            "The same in bytes, signs of life included.",
+            "Handed to NATS, signs of life included.",
+            "bus_published_bytes_total",
+        ),
+        _wide_rates(
+            "Bytes in",
+            units.BytesPerSecondIEC,
+            "Heard from others, signs of life included.",
+            "bus_received_bytes_total",
         ),
         _wide(
             "Messages per envelope",
             units.Short,
             "One tick is one envelope: the more a tick has to say, the cheaper the bus.",
             Query(over(messages, batches), WHO),
-        ),
-    )
-
-
-def _both_ways(title: str, unit: str, what: str, description: str) -> timeseries.Panel:
-    return _wide(
-        title,
-        unit,
-        description,
-        rate_of(of_daemons(f"bus_published_{what}_total"), BY, "out"),
-        rate_of(of_daemons(f"bus_received_{what}_total"), BY, "in"),
-        kinds=("out", "in"),
-    )
-
-
-def _how_it_passes() -> Panels:
-    return (
-        _wide(
-            "Lag",
-            units.Seconds,
-            "From the tick in which a batch was read there to the one in which it is delivered "
-            "here, by two hosts' clocks: it is as true as these agree.",
-            *(_lag(q, name) for q, name in ((0.5, "p50"), (0.99, "p99"))),
-            kinds=("p50", "p99"),
         ),
         _wide(
             "Bytes waiting",
@@ -159,19 +157,39 @@ def _how_it_passes() -> Panels:
             Query(gauge("bus_incoming_bytes", BY), f"{WHO} in"),
             kinds=("out", "in"),
         ),
-        _wide(
-            "Reconnects and failures",
+    )
+
+
+def _how_it_passes() -> Panels:
+    return (
+        _lag("Lag, p50", 0.5),
+        _lag("Lag, p99", 0.99),
+        _wide_rates(
+            "Reconnects",
             units.OpsPerSecond,
-            "Connections to NATS after the first, and those that could not be made.",
-            rate_of(of_daemons("bus_reconnects_total"), BY, "reconnects"),
-            rate_of(of_daemons("bus_connect_failures_total"), BY, "failures"),
-            kinds=("reconnects", "failures"),
+            "Connections to NATS after the first.",
+            "bus_reconnects_total",
+        ),
+        _wide_rates(
+            "Failures to connect",
+            units.OpsPerSecond,
+            "Connections to NATS that could not be made.",
+            "bus_connect_failures_total",
         ),
     )
 
 
-def _lag(q: float, name: str) -> Query:
-    return Query(quantile(q, of_daemons("bus_lag_seconds_bucket"), BY), f"{WHO} {name}")
+def _lag(title: str, q: float) -> timeseries.Panel:
+    buckets = of_daemons("bus_lag_seconds_bucket")
+    return _wide(
+        title,
+        units.Seconds,
+        "From the tick in which a batch was read there to the one in which it is delivered here, "
+        "by two hosts' clocks: it is as true as these agree.",
+        Query(quantile(q, buckets, BY), WHO),
+        Query(quantile(q, buckets, "mode"), f"{{{{mode}}}} {ALL}"),
+        kinds=EACH_AND_ALL,
+    )
 
 
 def _wide(
@@ -184,23 +202,28 @@ def _wide(
 
 def _lost() -> Panels:
     return (
-        panels.graph(
+        _wide_rates(
             "Missed",
             units.MessagesPerSecond,
             "Messages of others that never came, wherever they were lost.",
-            rate_of(of_daemons("bus_lost_messages_total"), BY),
+            "bus_lost_messages_total",
         ),
-        panels.graph(
-            "Gaps, late messages, strangers",
+        _wide_rates(
+            "Gaps",
             units.OpsPerSecond,
-            "Gaps in the numbers; messages that came twice or after they were given up; and what "
-            "came over the subject and is nobody's of us.",
-            rate_of(of_daemons("bus_gaps_total"), "mode", "gaps"),
+            "How often the numbers of another instance's messages left some out.",
+            "bus_gaps_total",
+        ),
+        _wide(
+            "Late messages, strangers",
+            units.OpsPerSecond,
+            "Messages that came twice or after they were given up; and what came over the subject "
+            "and is nobody's of us.",
             rate_of(of_daemons("bus_late_messages_total"), "mode", "late"),
             rate_of(of_daemons("bus_foreign_envelopes_total"), "mode", "strangers"),
-            kinds=("gaps", "late", "strangers"),
+            kinds=("late", "strangers"),
         ),
-        panels.graph(
+        _wide(
             "Given up, by reason",
             units.MessagesPerSecond,
             "Messages that this side could not pass on: no room for NATS or for the loop, a line "
@@ -208,4 +231,33 @@ def _lost() -> Panels:
             rate_of(of_daemons("bus_dropped_messages_total"), "mode, reason"),
             kinds=("outgoing_full", "too_large", "unsent", "incoming_full"),
         ),
+    )
+
+
+def _accepting() -> Panels:
+    return (
+        _accepts(
+            "Accepting, each instance",
+            "How often a loop was told that somebody waits, whom it accepted, and its accept4 "
+            "calls that found nobody: the last of every turn, so there is one for each event.",
+            BY,
+        ),
+        _accepts(
+            "Accepting, all of a mode",
+            "The same of all loops. Where they share one socket (--listener shared), more events "
+            "than connections are loops that were woken for what another one took.",
+            "mode",
+        ),
+    )
+
+
+def _accepts(title: str, description: str, by: str) -> timeseries.Panel:
+    return _wide(
+        title,
+        units.OpsPerSecond,
+        description,
+        rate_of(of_daemons('epoll_events_total{kind="accept"}'), by, "events"),
+        rate_of(of_daemons("connections_accepted_total"), by, "accepted"),
+        rate_of(of_daemons('syscall_eagain_total{syscall="accept4"}'), by, "found nobody"),
+        kinds=("events", "accepted", "found nobody"),
     )

@@ -337,6 +337,18 @@ KERNEL = {
 }
 B = "etltd_bus_"
 SIGN_BYTES = 3 * 100  # signs of life between our look and Prometheus'
+EACH_AND_ALL = (WHO, ("mode",))
+
+
+def accepting(*by: str) -> list[Truth]:
+    """Return how often a listener was reported, who was accepted, and who was not there."""
+    return [
+        rate("etltd_epoll_events_total", *by, at=TROUBLE, counts=0.1, kind="accept"),
+        rate("etltd_connections_accepted_total", *by, at=TROUBLE, counts=0.1),
+        rate("etltd_syscall_eagain_total", *by, at=TROUBLE, counts=0.1, syscall="accept4"),
+    ]
+
+
 # Without a bus there are no such series, and the panels are empty: as true, and of no worth.
 BUS = {
     "On the bus": [level(f"{B}connected", *WHO, at=TROUBLE)],
@@ -344,29 +356,34 @@ BUS = {
     "Messages missed, in this time range": [
         replace(rise(f"{B}lost_messages_total", *WHO), slack=0.5)  # it is rounded
     ],
-    "Connections": [level("etltd_connections", *WHO), level("etltd_connections", "mode")],
-    "Delivered": [rate(DELIVERED, *WHO), rate(DELIVERED, "mode")],
-    "CPU": [rate("etltd_cpu_seconds_total", *by, counts=CPU_SECONDS) for by in (WHO, ("mode",))],
-    "Messages": [rate(f"{B}{way}_messages_total", *WHO) for way in ("published", "received")],
-    "Bytes": [
-        rate(f"{B}{way}_bytes_total", *WHO, counts=SIGN_BYTES) for way in ("published", "received")
-    ],
+    "Connections": [level("etltd_connections", *by) for by in EACH_AND_ALL],
+    "Delivered": [rate(DELIVERED, *by) for by in EACH_AND_ALL],
+    "CPU": [rate("etltd_cpu_seconds_total", *by, counts=CPU_SECONDS) for by in EACH_AND_ALL],
+    "Messages out": [rate(f"{B}published_messages_total", *by) for by in EACH_AND_ALL],
+    "Messages in": [rate(f"{B}received_messages_total", *by) for by in EACH_AND_ALL],
+    "Bytes out": [rate(f"{B}published_bytes_total", *by, counts=SIGN_BYTES) for by in EACH_AND_ALL],
+    "Bytes in": [rate(f"{B}received_bytes_total", *by, counts=SIGN_BYTES) for by in EACH_AND_ALL],
     "Messages per envelope": [
         over(rate(f"{B}published_messages_total", *WHO), rate(f"{B}published_batches_total", *WHO))
     ],
-    "Lag": [quantile(q, f"{B}lag_seconds_bucket", *WHO) for q in (0.5, 0.99)],
+    "Lag, p50": [quantile(0.5, f"{B}lag_seconds_bucket", *by) for by in EACH_AND_ALL],
+    "Lag, p99": [quantile(0.99, f"{B}lag_seconds_bucket", *by) for by in EACH_AND_ALL],
     "Bytes waiting": [
         level(f"{B}{way}_bytes", *WHO, at=TROUBLE) for way in ("outgoing", "incoming")
     ],
-    "Reconnects and failures": [
-        rate(f"{B}{what}_total", *WHO, at=TROUBLE) for what in ("reconnects", "connect_failures")
+    "Reconnects": [rate(f"{B}reconnects_total", *by, at=TROUBLE) for by in EACH_AND_ALL],
+    "Failures to connect": [
+        rate(f"{B}connect_failures_total", *by, at=TROUBLE) for by in EACH_AND_ALL
     ],
-    "Missed": [rate(f"{B}lost_messages_total", *WHO)],
-    "Gaps, late messages, strangers": [
+    "Missed": [rate(f"{B}lost_messages_total", *by) for by in EACH_AND_ALL],
+    "Gaps": [rate(f"{B}gaps_total", *by, counts=0) for by in EACH_AND_ALL],
+    "Late messages, strangers": [
         rate(f"{B}{what}_total", "mode", counts=0)
-        for what in ("gaps", "late_messages", "foreign_envelopes")
+        for what in ("late_messages", "foreign_envelopes")
     ],
     "Given up, by reason": [rate(f"{B}dropped_messages_total", "mode", "reason", counts=0)],
+    "Accepting, each instance": accepting(*WHO),
+    "Accepting, all of a mode": accepting("mode"),
 }
 BOARDS = {
     "etlt / Daemon": DAEMON,

@@ -26,7 +26,7 @@ TEXTS = {  # option: what its refusals say is allowed, and wrong values
     "slow_consumer": ('Choose from: "drop", "evict"', ["", "kick"]),
     "drain": ('Choose from: "eagain", "short-read"', ["", "short_read"]),
     "fan_out": ('Choose from: "batch", "message"', ["", "both"]),
-    "bus": ("is not nats://host:port", ["host:1", "nats://u:secret@host:1", "nats://a, nats://b"]),
+    "bus": ("is not nats://host:port", ["host:1", "nats://a/", "nats://a, nats://b"]),
     "bus_subject": ("is not a NATS subject", ["", "a b", "a..b", "a.*", ">"]),
     "bus_instance": ("is not up to 32 letters", ["a b", "a]", "x" * 33]),
     "bus_user": ("is not the name of a user", ["a b"]),
@@ -179,6 +179,34 @@ def test_a_wrong_value_in_a_file_is_refused_with_key_and_file(
     assert f'"{value}"' in sentence
     assert allowed in sentence
     assert str(file) in sentence
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "nats://anna:geheim@127.0.0.1:4222",
+        "nats://a:1,tls://geheim@b:2",
+        "anna:geheim@host",
+        "nats://anna:geheim @host",
+    ],
+)
+def test_a_password_in_the_buss_url_is_refused_and_not_repeated(
+    etltd: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    """The refusal is in the journal, and in the log of whoever started it."""
+    file = tmp_path / "secret.toml"
+    file.write_text(f'bus = "{value}"\n')
+    refusals = {
+        "--bus": etltd.refusal("--bus", value),
+        f'bus in "{file}"': etltd.refusal("--config", str(file)),
+    }
+    monkeypatch.setenv("ETLTD_BUS", value)
+    refusals["ETLTD_BUS"] = etltd.refusal()
+
+    for place, sentence in refusals.items():
+        assert sentence.startswith(f"Invalid value for {place}: a URL of the bus may hold no user")
+        assert "ETLTD_BUS_PASSWORD" in sentence
+        assert "geheim" not in sentence
 
 
 @pytest.mark.parametrize("options", RIGHT)
@@ -351,6 +379,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(
     [
         (["chat"], 'unexpected argument "chat": every option begins with "--".'),
         (["--port", "1", "2"], 'unexpected argument "2": every option begins with "--".'),
+        (["--bus=", "nats://a:geheim@b"], 'unexpected argument: every option begins with "--".'),
         (["--prot", "1"], "Unknown option: --prot. Did you mean --port?"),
         (["-x"], "Unknown option: -x."),
         (["--port=1", "--port=2"], "Parameter --port specified multiple times."),

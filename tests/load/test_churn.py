@@ -34,7 +34,7 @@ ACCOUNTS = [
 ]
 # 20 messages to 2 connections that stay make 20 copies; 30 more were for those who came and went.
 SERVER = ServerSide(
-    received=20, refused=0, enqueued=50, dropped=5, dropped_as_slow=0, accepted=3, closed=3
+    received=20, refused=0, enqueued=50, dropped=5, dropped_and_told=0, accepted=3, closed=3
 )
 CHURNED = Churned(dialled=4, connected=3, failed=1, received=28, lived_ns=750_000_000)
 TRAFFIC = Traffic(messages=20, rate=20, senders=2, slack_seconds=0.2)

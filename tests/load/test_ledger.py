@@ -168,7 +168,7 @@ def test_without_hellos_frames_count_as_bare_messages() -> None:
     assert (deliveries.expected, deliveries.owed_to_never_readers) == (0, 5)
 
 
-SERVER = ServerSide(received=30, refused=0, enqueued=60, dropped=0, dropped_as_slow=0)
+SERVER = ServerSide(received=30, refused=0, enqueued=60, dropped=0, dropped_and_told=0)
 
 
 def joined(server: ServerSide, accounts: list[Account] | None = None) -> str:
@@ -189,7 +189,7 @@ def test_counters_that_agree_raise_no_doubt() -> None:
         (replace(SERVER, received=28, refused=2), "refused 2 of 30 messages"),
         (replace(SERVER, enqueued=90), "was somebody else connected?"),
         (replace(SERVER, dropped=2), "-2 are in nobody's hands"),
-        (replace(SERVER, dropped_as_slow=2), "dropped 2 copies for slow readers, but told"),
+        (replace(SERVER, dropped_and_told=2), "dropped 2 copies of which it tells"),
     ],
 )
 def test_each_contradiction_is_a_sentence_with_both_numbers(
@@ -202,7 +202,7 @@ def test_copies_in_flight_to_never_readers_are_no_contradiction() -> None:
     accounts = fair_accounts([10, 10, 10])
     accounts[2] = replace(accounts[2], profile=Profile.NEVER, received_bytes=0)
 
-    assert joined(replace(SERVER, dropped=5, dropped_as_slow=5), accounts) == ""
+    assert joined(replace(SERVER, dropped=5, dropped_and_told=5), accounts) == ""
 
 
 @pytest.mark.parametrize(

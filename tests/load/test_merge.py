@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadclient.cli import exit_code
 from loadclient.clocks import Clock, this_clock
 from loadclient.histogram import Histogram
 from loadclient.ledger import Account, Closed, Profile
 from loadclient.merge import MergeError, Part, clock_uncertainty, merge
-from loadclient.result import RunResult, quantiles
+from loadclient.result import RunResult, Threshold, quantiles
 
 SIZE, PREFIX = 64, 8
 HERE = Clock("this host", None)
@@ -68,10 +69,11 @@ def part_of_a_run(
     )
 
 
-def counters(received: int, enqueued: int) -> dict[str, object]:
+def counters(received: int, enqueued: int, **others: object) -> dict[str, object]:
     names = {"messages_received_total": received, "messages_enqueued_total": enqueued}
     calls = {"syscalls_total": {"sendto": enqueued}}
-    return {"mode": "et", "counters": {**names, **calls}, "gauges": {"x": 1}, "unread_bytes": 0}
+    every = {**names, **calls, **others}
+    return {"mode": "et", "counters": every, "gauges": {"x": 1}, "unread_bytes": 0}
 
 
 def test_counts_add_and_the_ledger_balances() -> None:
@@ -123,6 +125,66 @@ def test_a_parts_own_fault_is_the_wholes_and_named() -> None:
     assert whole.warnings == ["part 2: busy"]
 
 
+FAILED = Threshold(name="max_p99", limit=5.0, measured=50.0, holds=False)
+
+
+def test_thresholds_are_held_against_the_whole_and_not_against_a_part() -> None:
+    """A part that had failed ended as a run that held everything."""
+    slow = replace(part_of_a_run(1, latencies=(50_000_000,)), thresholds=[FAILED])
+    fast = [
+        replace(part_of_a_run(number, latencies=(1_000_000,) * many), thresholds=[FAILED])
+        for number, many in ((2, 1), (2, 1000))
+    ]
+
+    wholes = [merge([slow, other]) for other in fast]
+    (failed,), (holds,) = (whole.thresholds for whole in wholes)
+
+    assert [exit_code(whole) for whole in wholes] == [3, 0]
+    assert (failed.limit, failed.holds) == (5.0, False)
+    assert failed.measured == pytest.approx(50, rel=0.05)
+    assert holds.measured == pytest.approx(1, rel=0.05)
+    assert holds.holds
+
+
+def test_parts_with_different_thresholds_are_told_and_each_is_judged() -> None:
+    ratio = Threshold(name="min_delivery_ratio", limit=1.0, measured=1.0, holds=True)
+    other = Threshold(name="max_p99", limit=100.0, measured=None, holds=False)
+    first = replace(part_of_a_run(1, latencies=(50_000_000,)), thresholds=[FAILED, ratio])
+
+    whole = merge([first, replace(part_of_a_run(2), thresholds=[other])])
+    same = merge([first, replace(part_of_a_run(2), thresholds=[ratio, FAILED])])
+
+    assert [(t.name, t.limit, t.holds) for t in whole.thresholds] == [
+        ("max_p99", 5.0, False),
+        ("max_p99", 100.0, True),
+        ("min_delivery_ratio", 1.0, True),
+    ]
+    assert [text.partition(":")[0] for text in whole.warnings] == [
+        "the parts have different thresholds"
+    ]
+    assert same.warnings == []
+    assert merge([part_of_a_run(1), part_of_a_run(2)]).thresholds == []
+
+
+def test_samples_that_never_came_are_the_wholes() -> None:
+    first = replace(part_of_a_run(1), latency_censored={"samples": 2, "oldest_age_seconds": 1.5})
+    second = replace(part_of_a_run(2), latency_censored={"samples": 1, "oldest_age_seconds": 2.5})
+
+    censored = merge([first, second]).latency_censored
+    none = merge([part_of_a_run(1), part_of_a_run(2)]).latency_censored
+
+    assert censored == {"samples": 3, "oldest_age_seconds": 2.5}
+    assert none == {"samples": 0, "oldest_age_seconds": None}
+
+
+def test_a_latency_that_one_part_alone_measured_is_not_absent() -> None:
+    why = "no marked message arrived"
+    deaf = replace(part_of_a_run(1), latency_absent_because=why)
+
+    assert merge([deaf, part_of_a_run(2, latencies=(5,))]).latency_absent_because is None
+    assert merge([deaf, part_of_a_run(2)]).latency_absent_because == why
+
+
 def test_what_is_heard_before_it_is_due_is_told() -> None:
     """Such a latency proves that the clocks differ, and was a nought among the others."""
     whole = merge([part_of_a_run(1, latencies=(0, 5)), part_of_a_run(2, latencies=(0, 7))])
@@ -149,6 +211,53 @@ def test_the_counters_of_several_servers_are_added_and_joined() -> None:
     assert whole.server["counters"]["syscalls_total"] == {"sendto": 20}
     parts[1] = part_of_a_run(2, server=counters(10, 11))
     assert "enqueued 21 copies" in merge(parts).invalid_reasons[0]
+
+
+def test_servers_that_differ_are_not_all_taken_for_the_first() -> None:
+    """One in each mode made a run of ET, which says nothing of either."""
+    et = counters(10, 10) | {"build": {"commit": "a"}, "config": {"drain": "eagain"}}
+    two = et | {"mode": "et/lt", "config": {"drain": "eagain/short-read", "instances": "2"}}
+    lt = et | {"mode": "lt", "build": {"commit": "b"}}
+
+    whole = merge([part_of_a_run(1, server=et), part_of_a_run(2, server=lt)])
+    three = merge([part_of_a_run(1, server=two), part_of_a_run(2, server=lt)])
+    one = merge([part_of_a_run(1, server=et), part_of_a_run(2)])
+
+    assert whole.server is not None
+    assert three.server is not None
+    assert one.server == et
+    assert whole.mode == whole.server["mode"] == "et/lt"
+    assert whole.server["build"] == {"commit": "a/b"}
+    assert whole.server["config"] == {"drain": "eagain", "instances": "2"}
+    assert whole.server["gauges"] == {"x": 2}
+    assert three.mode == "et/lt"
+    assert three.server["config"] == {"drain": "eagain/short-read", "instances": "3"}
+
+
+@pytest.mark.parametrize("reason", ["slow_consumer", "bus"])
+def test_what_one_server_dropped_and_announced_is_a_loss_and_no_contradiction(reason: str) -> None:
+    """Of what the bus lost the run was called invalid, and the server accused of silence."""
+    second = part_of_a_run(2, heard=7, server=counters(10, 10, messages_dropped_total={reason: 3}))
+    kept = Part.from_json(second.part or {})
+    told = replace(kept, accounts=[replace(kept.accounts[0], announced=3)])
+
+    whole = merge([part_of_a_run(1, server=counters(10, 10)), replace(second, part=told.as_json())])
+
+    assert whole.valid, whole.invalid_reasons
+    assert whole.lost_by_reason == {"announced": 3, "closed": 0, "unexplained": 0}
+
+
+@pytest.mark.parametrize(("evicted", "valid"), [(1, True), (0, False)])
+def test_a_never_reader_that_was_put_out_is_no_stranger(evicted: int, *, valid: bool) -> None:
+    """It is owed nothing more from then on: as a run of one process takes it."""
+    put_out = counters(20, 25, connections_closed_total={"slow_consumer": evicted, "eof": 2})
+    second = part_of_a_run(2)
+    kept = Part.from_json(second.part or {})
+    with_it = replace(kept, accounts=[*kept.accounts, Account(Profile.NEVER)])
+
+    whole = merge([part_of_a_run(1, server=put_out), replace(second, part=with_it.as_json())])
+
+    assert whole.valid == valid, whole.invalid_reasons
 
 
 def test_a_server_that_does_not_show_what_it_left_unread_makes_the_sum_unknown() -> None:

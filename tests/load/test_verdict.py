@@ -333,7 +333,22 @@ def test_those_that_the_server_put_out_count_from_the_warm_up_on() -> None:
     first, after = reading(), replace(reading(), counters=put_out)
     verdict = Verdict(OPTIONS, evidence(first=first, before=after, after=after))
 
-    assert verdict._evicted() == 2
+    assert verdict._server_side({}).evicted == 2
+
+
+@pytest.mark.parametrize("reason", ["slow_consumer", "bus"])
+def test_a_drop_that_was_announced_is_no_contradiction(reason: str) -> None:
+    """What was lost between instances is announced as much as what a slow reader misses."""
+    first, other = settled().accounts
+    short = replace(other, received_bytes=FRAMES - 3 * 72, announced=3)
+    after = reading(messages_received_total=20.0, messages_enqueued_total=20.0)
+    after.counters["messages_dropped_total"] = {reason: 3.0}
+
+    told = judged(before=reading(), after=after, settled=[settled(accounts=[first, short])])
+    untold = judged(before=reading(), after=after)
+
+    assert (told.invalid_reasons, told.lost_by_reason["announced"]) == ([], 3)
+    assert "dropped 3 copies of which it tells the clients" in " | ".join(untold.invalid_reasons)
 
 
 def test_a_part_keeps_what_the_merge_needs() -> None:

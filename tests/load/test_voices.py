@@ -122,7 +122,7 @@ def test_bytes_prove_counts_where_senders_differ() -> None:
         for n, count in enumerate(sent)
     ]  # fmt: skip
     deliveries = settle_deliveries(accounts, prefix, MIX)
-    server = ServerSide(received=130, refused=0, enqueued=520, dropped=0, dropped_as_slow=0)
+    server = ServerSide(received=130, refused=0, enqueued=520, dropped=0, dropped_and_told=0)
 
     assert (deliveries.expected, deliveries.received, deliveries.reasons) == (520, 520, ())
     assert join_reasons(server, accounts, deliveries, MIX) == []
@@ -131,12 +131,12 @@ def test_bytes_prove_counts_where_senders_differ() -> None:
         found = settle_deliveries([*short, *accounts[1:]], prefix, MIX)
         assert found.lost["unexplained"] >= 1
     unread = ServerSide(
-        received=128, refused=0, enqueued=512, dropped=0, dropped_as_slow=0, unread_bytes=1032
+        received=128, refused=0, enqueued=512, dropped=0, dropped_and_told=0, unread_bytes=1032
     )
     (left,) = join_reasons(unread, accounts, deliveries, MIX)[:1]
     assert left == "the server left 2 of 130 messages unread in its sockets"
     unread = ServerSide(
-        received=90, refused=0, enqueued=512, dropped=0, dropped_as_slow=0, unread_bytes=1032
+        received=90, refused=0, enqueued=512, dropped=0, dropped_and_told=0, unread_bytes=1032
     )
     (left,) = join_reasons(unread, accounts, deliveries, MIX)[:1]
     assert "and 1 to 32 wait unread in its sockets" in left
