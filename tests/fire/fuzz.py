@@ -2,7 +2,7 @@
 
 New inputs that reach new code are kept in ``corpus/TARGET``, merged to the least that covers as
 much, unless THEN is ``forget``. A finding is written to ``corpus/TARGET/found-*`` (replay it with
-pytest) and ends the run.
+pytest) and ends the run. Nothing but the result of a merge that succeeded replaces the corpus.
 """
 
 from __future__ import annotations
@@ -46,7 +46,11 @@ def main(target: str, seconds: str = "60", then: str = "keep") -> int:
         found = _run(command, f"-max_total_time={seconds}", *limits, grown, stored)
         if then == "forget":
             return found
-        _run(command, "-merge=1", *limits, merged, grown, stored)
+        failed = _run(command, "-merge=1", *limits, merged, grown, stored)
+        if failed or not any(merged.iterdir()):
+            ended = f"ended with status {failed}" if failed else "kept nothing"
+            print(f"fuzz: the merge {ended}: corpus/{target} stays as it was", file=sys.stderr)
+            return found or failed or 1
         for old in stored.glob("[0-9a-f]*"):
             if not old.name.startswith("found"):
                 old.unlink()

@@ -176,6 +176,21 @@ def test_who_vanished_is_let_go_and_who_does_not_read_is_kept(site: Site, mode: 
     Crowd([asleep]).until(asleep.missed)
 
 
+def test_who_had_finished_and_is_owed_nothing_is_counted_as_eof(site: Site, mode: str) -> None:
+    """Keepalive finds it, a second before the daemon would look; who had not finished timed out."""
+    daemon = site.daemon("patient", mode, "--peer-timeout", "8")
+    finished = site.guest(daemon)
+    finished.sock.shutdown(socket.SHUT_WR)
+    site.guest(daemon)
+    until(lambda: half_closed(daemon.address[1]) == 1)
+    site.cut_off()
+
+    until(lambda: not daemon.metrics()["connections"], PATIENCE_SECONDS)
+    found = daemon.metrics()
+    assert found["connections_closed_total eof"] == 1
+    assert found["connections_closed_total timeout"] == 1
+
+
 def test_who_is_away_for_less_than_a_third_of_the_timeout_misses_nothing(
     site: Site, mode: str
 ) -> None:
