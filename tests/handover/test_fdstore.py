@@ -15,7 +15,16 @@ import psutil
 import pytest
 
 from tests.fire import injection
-from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy, when_read
+from tests.handover.test_handover import (
+    assert_talks,
+    change,
+    copy,
+    hand_over,
+    last_scrapes,
+    of_copy,
+    when_read,
+    with_long_scrapes,
+)
 from tests.system.rig import GOODBYE, assert_ledger
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -368,6 +377,20 @@ def test_a_stop_does_not_wait_for_the_rehearsal_of_a_restart(daemon: Start, tmp_
         with options:
             first.signal(signal.SIGTERM)
             assert_stopped(first, crowd, store, "it was stopped")
+
+
+def test_a_stop_during_the_last_scrapes_of_a_restart_is_a_stop(
+    daemon: Start, copy: Path, tmp_path: Path
+) -> None:
+    """The rehearsal has shown that there would be a next process; now there will be none."""
+    with_long_scrapes(copy)
+    with Store(tmp_path / "notify") as store:
+        first = daemon("et", **of_copy(copy, **store.variables))
+        crowd = first.crowd(2)
+        with last_scrapes(first, signal.SIGUSR1):
+            first.signal(signal.SIGTERM)
+            assert_stopped(first, crowd, store, "it was stopped")
+        assert not store.was_given
 
 
 def test_a_next_process_that_hangs_is_not_waited_for_until_the_manager_kills(
