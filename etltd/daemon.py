@@ -341,11 +341,18 @@ class Daemon:
             self._rehearsal = None
 
     def _hand_over(self) -> str:
-        """Become the successor; return why that was not possible."""
+        """Become the successor; return why that was not possible, or "" if it is to rehearse anew.
+
+        Who asks once more during the last scrapes may have installed something else, too.
+        """
         self._answer_last_scrapes()
+        problem = ""
         with succession.signals_held():
             self._heed_signals()
-            problem = "it was stopped" if self._signals else self._exec()
+            if self._signals:
+                problem = "it was stopped"
+            elif not self._successor_wanted:
+                problem = self._exec()
         self._answer_scrapes()
         return problem
 

@@ -399,6 +399,7 @@ class Reactor:
             self.delivery.offer_again()
         self._let_go(now_ns)
         if self.config.rate_limit:
+            self.roster.forget_full_buckets(now_ns)
             for conn in self.connections.values():
                 bucket = conn.bucket
                 if bucket is not None and bucket.refused and self.delivery.can_notify(conn):

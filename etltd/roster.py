@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from etltd import wire
 from etltd.connection import Connection
-from etltd.ratelimit import TokenBucket
+from etltd.ratelimit import LeftBuckets, TokenBucket
 from etltd.stats import CloseReason, DiscardReason, DropReason, LoopStats, RejectReason
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def network(ip: str) -> bytes:
     return address if address.startswith(LINK_LOCAL) else address[:8]
 
 
+def _source(ip: str) -> bytes:
+    """Return whose bucket a peer goes on with: all peers of Unix sockets are one source."""
+    return network(ip) if ip else b""
+
+
 class Roster:
     """Owns every connection."""
 
@@ -63,6 +68,7 @@ class Roster:
         self._stats = stats
         self._max_connections = max_connections
         self._peers_of_network: dict[bytes, int] = {}
+        self._left = LeftBuckets()  # empty without a rate limit
         self.next_id = 1
         self.instance = b""  # its name, if ids are to be told apart from other instances'
         self.condemned: list[Connection] = []  # to be closed at the end of the tick
@@ -79,7 +85,8 @@ class Roster:
         if self.instance:
             conn.prefix = wire.prefix(conn.id, self.instance)
         if self._config.rate_limit:
-            conn.bucket = TokenBucket(self._config.rate_limit, now_ns)
+            full_ns = self._left.full_ns(_source(ip))
+            conn.bucket = TokenBucket(self._config.rate_limit, now_ns, full_ns)
         self.next_id += 1
         self.connections[conn.fd] = conn
         self._take_place(ip)
@@ -152,12 +159,18 @@ class Roster:
                 stats.outbox_messages -= conn.outbox.messages
                 stats.outbox_bytes -= conn.outbox.size
                 stats.outbox_connections -= 1
+            if conn.bucket is not None:
+                self._left.keep(_source(conn.ip), conn.bucket.full_ns)
             self._free_place(conn.ip)
             stats.connections_closed[conn.close_reason] += 1
             if conn.close_reason is CloseReason.TIMEOUT:
                 self._abort(conn.sock)
             self._close(conn.sock)
         stats.connections = len(self.connections)
+
+    def forget_full_buckets(self, now_ns: int) -> None:
+        """Forget what closed connections had used up, where it has been made up for."""
+        self._left.forget_full(now_ns)
 
     @staticmethod
     def _abort(sock: socket.socket) -> None:

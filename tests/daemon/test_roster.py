@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.daemon.rig import RESET_ON_CLOSE
+from etltd import wire
+from tests.daemon.rig import RESET_ON_CLOSE, Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,3 +133,90 @@ def test_a_peer_of_a_unix_socket_takes_nobodys_place(make_rig: MakeRig) -> None:
         theirs.close()
 
         assert rig.reactor.roster.admit(ours, "", now_ns=0)
+
+
+SECOND = 1_000_000_000
+
+
+def come(rig: Rig, ip: str, now_ns: int) -> Peer:
+    """Take in a peer from *ip*."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    conn = rig.reactor.roster.admit(ours, ip, now_ns)
+    assert conn is not None
+    rig.reactor.watch(conn)
+    return Peer(theirs, conn)
+
+
+def use_up(rig: Rig, peer: Peer) -> int:
+    """Let *peer* say all it may, and leave; return when it did."""
+    before = rig.stats.received_bytes
+    peer.say(b"\n" * 20)
+    rig.tick_until(lambda: rig.stats.received_bytes == before + 20)
+    now_ns = rig.reactor.ticked_ns
+    leave(rig, peer)
+    return now_ns
+
+
+def leave(rig: Rig, peer: Peer) -> None:
+    rig.reactor.roster.condemn_for(peer.conn, ConnectionResetError())
+    rig.reactor.roster.reap()
+    peer.close()
+
+
+def allowed(peer: Peer, now_ns: int) -> int:
+    """Return how many messages *peer* may say now."""
+    assert peer.conn.bucket is not None
+    return peer.conn.bucket.take(100, now_ns)
+
+
+@pytest.mark.parametrize(
+    ("ip", "other", "elsewhere"),
+    [
+        ("192.0.2.1", "192.0.2.1", "192.0.2.2"),
+        ("2001:db8::1", "2001:db8::2", ""),
+        ("", "", "192.0.2.1"),
+    ],
+)
+def test_who_comes_again_goes_on_with_what_was_left(
+    make_rig: MakeRig, ip: str, other: str, elsewhere: str
+) -> None:
+    rig = make_rig(rate_limit=10)
+    now_ns = use_up(rig, come(rig, ip, rig.reactor.ticked_ns))
+    again, soon, later = (come(rig, other, now_ns + n * SECOND // 2) for n in range(3))
+    stranger = come(rig, elsewhere, now_ns)
+
+    assert allowed(again, now_ns) == 0
+    assert allowed(again, now_ns + SECOND) == 10, "its rate is the same"
+    assert allowed(soon, now_ns + SECOND // 2) == 5
+    assert allowed(later, now_ns + SECOND) == 10
+    assert allowed(stranger, now_ns) == 10
+    for peer in (again, soon, later, stranger):
+        peer.close()
+
+
+def test_who_comes_again_and_is_refused_is_told(make_rig: MakeRig) -> None:
+    rig = make_rig(rate_limit=10)
+    now_ns = use_up(rig, come(rig, "192.0.2.1", rig.reactor.ticked_ns))
+    again = come(rig, "192.0.2.1", now_ns)
+
+    assert allowed(again, now_ns) == 0
+    rig.reactor.do_chores(rig.reactor.ticked_ns)
+    rig.tick_until(lambda: again.hear() == wire.rate_limited(100))
+    again.close()
+
+
+def test_what_was_left_is_forgotten_by_and_by(make_rig: MakeRig) -> None:
+    rig = make_rig(rate_limit=10)
+    now_ns = use_up(rig, come(rig, "192.0.2.1", rig.reactor.ticked_ns))
+    left = rig.reactor.roster._left
+    rig.reactor.do_chores(now_ns + SECOND // 2)
+    assert len(left) == 1
+    rig.reactor.do_chores(now_ns + SECOND)
+    assert not len(left)
+
+
+def test_without_a_rate_limit_nothing_is_left(rig: Rig) -> None:
+    use_up(rig, come(rig, "192.0.2.1", rig.reactor.ticked_ns))
+
+    assert not len(rig.reactor.roster._left)

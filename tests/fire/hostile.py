@@ -173,6 +173,23 @@ def flood(target: Target, stop: threading.Event, size: int) -> None:
     _pour(target, stop, (b"flood " * 10 + b"\n") * 1000, size)
 
 
+def reconnecting_flood(target: Target, stop: threading.Event, size: int) -> None:
+    """As much as one may say at once, and come again, *size* times.
+
+    From an address of its own: the bystanders are in nobody's place.
+    """
+    for _ in range(size):
+        if stop.is_set():
+            break
+        sock = socket.socket()
+        sock.settimeout(20)
+        sock.bind(("127.0.0.2", 0))
+        sock.connect(target.address)
+        with suppress(OSError):  # turned away, as long as the one before it has not gone
+            sock.send(b"\n" * 300)
+        _reset(sock)
+
+
 def connect_storm(target: Target, stop: threading.Event, size: int) -> None:
     """Come and go at once, *size* times."""
     for number in range(size):
@@ -208,6 +225,7 @@ def metrics_port(target: Target, stop: threading.Event, size: int) -> None:
         _reset(sock)
 
 
+RECONNECTING = ("--rate-limit", "300", "--max-connections-per-ip", "2")
 ATTACKS = {
     "slowloris": Attack(slowloris, 50, 500),
     "never-readers": Attack(never_readers, 20, 200, ("--high-water-bytes", "65536")),
@@ -216,6 +234,9 @@ ATTACKS = {
     "flood": Attack(flood, 10, 500),
     "newline-flood-limited": Attack(newline_flood, 2, 500, ("--rate-limit", "300")),
     "flood-limited": Attack(flood, 100, 2000, ("--rate-limit", "300")),
+    "reconnecting-flood-limited": Attack(
+        *(reconnecting_flood, 2000, 100_000, RECONNECTING), to_its_end=True
+    ),
     "connect-storm": Attack(connect_storm, 500, 100_000, to_its_end=True),
     "reset-storm": Attack(reset_storm, 500, 100_000, to_its_end=True),
     "metrics-port": Attack(metrics_port, 200, 20_000),

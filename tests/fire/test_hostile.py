@@ -171,6 +171,26 @@ def test_a_flood_is_cut_to_the_rate_and_bystanders_hear_no_more(
         assert heard == said
 
 
+def test_who_comes_again_and_again_is_cut_to_the_rate(start: Start, mode: str) -> None:
+    """Each connection began with a second's worth: the limit was none.
+
+    Its address may have two connections at one time, which have a rate each.
+    """
+    attack = ATTACKS["reconnecting-flood-limited"]
+    daemon = start(mode, *attack.options)
+    bystanders = Bystanders(daemon)
+    began = monotonic()
+    with attack.begin(daemon, attack.short):
+        bystanders.talk(ROUNDS)
+    bystanders.until_alone()
+    seconds = monotonic() - began
+
+    found = daemon.quiet_metrics()
+    said = found["messages_received_total"] - bystanders.words
+    assert 300 <= said <= 2 * 300 * (1 + seconds)
+    assert found["messages_discarded_total rate_limited"] > said
+
+
 def test_one_who_says_nothing_gives_up_its_place(start: Start, mode: str) -> None:
     """Who is silent, keeps somebody out who would talk; those who talk, stay."""
     daemon = start(mode, "--max-connections", "3", "--idle-timeout", "1.5")

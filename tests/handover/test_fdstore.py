@@ -9,13 +9,26 @@ import signal
 import socket
 import sys
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self, TextIO
 
 import psutil
 import pytest
 
+from etltd import fdstore, succession
+from etltd.__main__ import SIGNALS, STORED
 from tests.fire import injection
-from tests.handover.test_handover import assert_talks, change, copy, hand_over, of_copy, when_read
+from tests.handover.test_handover import (
+    assert_talks,
+    change,
+    copy,
+    hand_over,
+    last_scrapes,
+    of_copy,
+    pending,
+    when_read,
+    with_long_scrapes,
+)
 from tests.system.rig import GOODBYE, assert_ledger
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -368,6 +381,102 @@ def test_a_stop_does_not_wait_for_the_rehearsal_of_a_restart(daemon: Start, tmp_
         with options:
             first.signal(signal.SIGTERM)
             assert_stopped(first, crowd, store, "it was stopped")
+
+
+def test_a_stop_during_the_last_scrapes_of_a_restart_is_a_stop(
+    daemon: Start, copy: Path, tmp_path: Path
+) -> None:
+    """The rehearsal has shown that there would be a next process; now there will be none."""
+    with_long_scrapes(copy)
+    with Store(tmp_path / "notify") as store:
+        first = daemon("et", **of_copy(copy, **store.variables))
+        crowd = first.crowd(2)
+        with last_scrapes(first, signal.SIGUSR1):
+            first.signal(signal.SIGTERM)
+            assert_stopped(first, crowd, store, "it was stopped")
+        assert not store.was_given
+
+
+@contextmanager
+def next_that_starts(
+    daemon: Start, folder: Path, store: Store
+) -> Iterator[tuple[DaemonProcess, Crowd, TextIO]]:
+    """Yield a daemon to which two clients were left, the two, and the options that it waits for."""
+    options = folder / "options.toml"
+    options.write_text("port = 0\nmetrics_port = 0\n")
+    first = daemon("lt", "--config", str(options), ports=(), variables=store.variables)
+    crowd = first.crowd(2)
+    leave(first)
+    options.unlink()
+    os.mkfifo(options)
+    more = store.passes_on()
+    second = daemon("lt", "--config", str(options), ports=(), wait=False, **more)
+    with when_read(options) as slow:
+        options.unlink()
+        options.write_text("port = 0\nmetrics_port = 0\n")
+        yield second, crowd, slow
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_stored_clients_are_taken_back_is_told_to_them(
+    daemon: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It ended at once and in silence, as if nobody had been promised anything."""
+    with Store(tmp_path / "notify") as store:
+        with next_that_starts(daemon, tmp_path, store) as (second, crowd, options):
+            second.signal(number)
+            until(lambda: number in pending(second) or second.process.poll() is not None)
+            options.write("port = 0\nmetrics_port = 0\n")
+        until(lambda: not store.kept)  # or the manager's copies would keep them open
+        crowd.until_end()
+
+        assert second.stopped()["messages_abandoned"] == 0
+        assert {bytes(client.inbox) for client in crowd.clients} == {GOODBYE}
+        assert second.events("took over")[0]["peers"] == 2
+
+
+def test_a_restart_while_stored_clients_are_taken_back_leaves_them_once_more(
+    daemon: Start, tmp_path: Path
+) -> None:
+    with Store(tmp_path / "notify") as store:
+        with next_that_starts(daemon, tmp_path, store) as (second, crowd, options):
+            second.signal(signal.SIGUSR1)
+            until(lambda: signal.SIGUSR1 in pending(second) or second.process.poll() is not None)
+            options.write("port = 0\nmetrics_port = 0\n")
+        assert second.process.wait(PATIENCE_SECONDS) == 0
+        assert second.events("stored")[0]["peers"] == 2
+        third = daemon("lt", wait=False, **store.passes_on())
+        until(lambda: third.events("took over"))
+        assert_talks(crowd, b"still here\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("max_prots = 9\n", 2),
+        ("max_line_bytes = 1\n", 2),
+        ("metrics_tls_cert = '/dev/null'\n", 2),
+        ("unix = '/nowhere/chat'\n", 1),  # it gives the clients up before it tries
+    ],
+)
+def test_a_next_process_that_cannot_start_ends_though_signals_wait(
+    daemon: Start, tmp_path: Path, line: str, status: int
+) -> None:
+    """Nobody releases them then."""
+    with Store(tmp_path / "notify") as store:
+        with next_that_starts(daemon, tmp_path, store) as (second, _, options):
+            for number in SIGNALS:
+                second.signal(number)
+            options.write("port = 0\nmetrics_port = 0\n" + line)
+        assert second.process.wait(PATIENCE_SECONDS) == status, second.output()
+        assert second.output().splitlines()[-1].startswith("etltd: ")
+        assert "Traceback" not in second.output()
+
+
+def test_what_the_first_lines_know_by_heart_is_so() -> None:
+    """They are read before anything that is slow to import."""
+    assert set(SIGNALS) == set(succession.SIGNALS)
+    assert STORED == fdstore.STATE
 
 
 def test_a_next_process_that_hangs_is_not_waited_for_until_the_manager_kills(

@@ -21,11 +21,12 @@ from tests.system.test_systemd import Manager
 from tests.waiting import PATIENCE_SECONDS, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     Start = Callable[..., DaemonProcess]
 
 LINE = b"x" * 1000 + b"\n"
+QUIET_THREADS = 2  # the loop's, and the one that accepts scrapers
 
 
 def hand_over(running: DaemonProcess) -> None:
@@ -362,6 +363,54 @@ def test_what_is_installed_while_a_successor_rehearses_is_rehearsed_too(
     assert len(running.events("handing over")) == 2
     assert len(running.events("took over")) == mended
     assert_talks(crowd, b"here I am\n")
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_what_is_installed_during_the_last_scrapes_is_rehearsed_too(
+    daemon: Start, copy: Path, tmp_path: Path, *, is_good: bool
+) -> None:
+    """The signal was forgotten, and the program that it was for ran without a rehearsal."""
+    options = tmp_path / "options.toml"
+    good = "port = 0\nmode = 'et'\nmetrics_port = 0\n"
+    options.write_text(good)
+    with_long_scrapes(copy)
+    running = daemon("et", "--config", str(options), ports=(), **of_copy(copy))
+    crowd = running.crowd(2)
+    with last_scrapes(running, signal.SIGUSR2):
+        options.write_text(
+            good + ("max_line_bytes = 100\n" if is_good else "max_line_byte = 100\n")
+        )
+        running.signal(signal.SIGUSR2)
+        until(lambda: signal.SIGUSR2 not in pending(running))
+    crowd.until(lambda: running.events("took over" if is_good else "hand-over refused"))
+
+    assert len(running.events("handing over")) == 2
+    assert len(running.events("took over")) == is_good
+    assert all("max_line_byte" in why["reason"] for why in running.events("hand-over refused"))
+    assert_talks(crowd, b"here I am\n")
+    assert running.get("/readyz") == (200, "ready\n")
+
+
+def with_long_scrapes(copy: Path) -> None:
+    """Give last scrapes the time to hold `last_scrapes` open."""
+    change(copy, "daemon.py", "LAST_SCRAPES_SECONDS = 1.0", "LAST_SCRAPES_SECONDS = 60.0")
+    change(copy, "metrics.py", "CLIENT_SECONDS = 5.0", "CLIENT_SECONDS = 60.0")
+
+
+@contextlib.contextmanager
+def last_scrapes(running: DaemonProcess, number: signal.Signals) -> Iterator[None]:
+    """Ask for what ends in last scrapes; hold that moment open by a scraper who says nothing."""
+    host, port = running.scrape_address.split(":")
+    until(lambda: threads(running) == QUIET_THREADS)
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS):
+        until(lambda: threads(running) == QUIET_THREADS + 1)
+        running.signal(number)
+        until(lambda: threads(running) == QUIET_THREADS)  # nobody accepts scrapers any more
+        yield
+
+
+def threads(running: DaemonProcess) -> int:
+    return len(list(Path(f"/proc/{running.pid}/task").iterdir()))
 
 
 def when_read(path: Path) -> TextIO:
