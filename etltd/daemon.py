@@ -510,6 +510,7 @@ class Daemon:
         reactor.stop_accepting()
         last_read_ns = min(deadline_ns, monotonic_ns() + round(LAST_READ_SECONDS * 1e9))
         self._tick_until(self._has_read_all(), last_read_ns, timeout=0)
+        self._tick_until(self._have_had_a_turn(), deadline_ns, timeout=0)
         reactor.stop_reading()
         self._leave_bus(deadline_ns)
         reactor.announce(wire.STOPPING)
@@ -563,6 +564,16 @@ class Daemon:
             return not events and read_nothing
 
         return found_nothing
+
+    def _have_had_a_turn(self) -> Callable[[int], bool]:
+        """Return whether all have had a turn whose turn has been put off, others' input or not."""
+        waiting = self.reactor.deferred
+
+        def had_a_turn(_: int) -> bool:
+            waiting.intersection_update(self.reactor.deferred)
+            return not waiting
+
+        return had_a_turn
 
     def _tick_until(
         self, is_done: Callable[[int], bool], deadline_ns: int, timeout: float = 0.05

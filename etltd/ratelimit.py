@@ -28,8 +28,10 @@ class TokenBucket:
 
     @property
     def full_ns(self) -> int:
-        """When it is full, if nothing more is taken."""
+        """When it is full, if nothing more is taken; 0 if nothing was missing when last asked."""
         lacking = max(self._rate, 1.0) - self._tokens
+        if not lacking:
+            return 0
         return self._filled_ns + ceil(lacking / self._rate * 1e9)
 
     def confess(self) -> int:

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadclient.ledger import ServerSide
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from prometheus_client.samples import Sample
 
@@ -92,19 +92,31 @@ def together(readings: Sequence[Reading]) -> Reading:
         for name, level in reading.gauges.items():
             gauges[name] = gauges.get(name, 0) + level
     instances = sum(int(one.config.get("instances", "1")) for one in readings)
-    config = _listed([one.config for one in readings]) | {"instances": str(instances)}
-    mode = _list(one.mode for one in readings)
-    return Reading(mode, _listed([one.build for one in readings]), config, counters, gauges)
+    return Reading(
+        _listed(readings, lambda one: one.mode),
+        {name: _listed(readings, _of("build", name)) for name in _names(readings, "build")},
+        {name: _listed(readings, _of("config", name)) for name in _names(readings, "config")}
+        | {"instances": str(instances)},
+        counters,
+        gauges,
+    )
 
 
-def _listed(records: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    names = {name for record in records for name in record}
-    return {name: _list(record.get(name, "nothing") for record in records) for name in names}
+def _names(readings: Sequence[Reading], record: str) -> set[str]:
+    return {name for reading in readings for name in getattr(reading, record)}
 
 
-def _list(values: Iterable[str]) -> str:
-    """Return what there is, each once; a value may be such a list itself."""
-    return "/".join(sorted({one for value in values for one in value.split("/")}))
+def _of(record: str, name: str) -> Callable[[Reading], str]:
+    return lambda reading: str(getattr(reading, record).get(name, "nothing"))
+
+
+def _listed(readings: Sequence[Reading], of: Callable[[Reading], str]) -> str:
+    """Return what there is, each once; of several servers' reading a value is such a list."""
+    found: set[str] = set()
+    for reading in readings:
+        value = of(reading)
+        found |= set(value.split("/")) if "instances" in reading.config else {value}
+    return "/".join(sorted(found))
 
 
 def _sum(

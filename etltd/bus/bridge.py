@@ -87,6 +87,7 @@ class Bridge:
         if is_idle or welcomes:
             parcel = Parcel(self._numbered, 0, b"", time_ns(), welcomes=welcomes)
             if self._outgoing.put(parcel, len(welcomes) * WELCOME.size):
+                self._followers.have_been_told(welcomes)
                 self._link.wake()
 
     def leave(self) -> None:

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from etltd.bus.envelope import MOST_WELCOMES, Welcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from etltd.bus.envelope import Envelope, Parcel
 
 MOST_FOLLOWED = 4096  # incarnations remembered; then the one that has been silent longest goes
@@ -94,14 +96,16 @@ class Followers:
         """Return what is to be said now to those who came lately; who waits longest comes first.
 
         Each of many is welcomed as often as one of few, at longer intervals: what is said in one
-        round is bounded, since everybody hears it.
+        round is bounded, since everybody hears it. `have_been_told` when it is on its way.
         """
-        found = tuple(islice(self._newcomers, MOST_WELCOMES))
-        for welcome in found:
+        return tuple(islice(self._newcomers, MOST_WELCOMES))
+
+    def have_been_told(self, welcomes: Iterable[Welcome]) -> None:
+        """Count *welcomes* as said once."""
+        for welcome in welcomes:
             times = self._newcomers.pop(welcome) - 1
             if times:
                 self._newcomers[welcome] = times
-        return found
 
     def alive(self, now_ns: int) -> int:
         """Count the instances heard of lately that have not said that they leave."""

@@ -202,6 +202,30 @@ def test_a_stop_reads_what_a_bounded_turn_put_off(make_daemon: Callable[..., Dae
         peer.close()
 
 
+def test_a_stop_gives_everybody_a_turn_whose_turn_was_put_off(
+    make_daemon: Callable[..., Daemon], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others say may fill the moment that a stop has for input."""
+    monkeypatch.setattr("etltd.daemon.LAST_READ_SECONDS", 1e-6)
+    daemon = make_daemon()
+    daemon.reactor._most_batch_bytes = 64
+    listener = bind_tcp("127.0.0.1", 0, 16)
+    daemon.reactor.listen(listener)
+    peers = [socket.create_connection(listener.sock.getsockname(), timeout=20) for _ in range(9)]
+    until(lambda: daemon.reactor.tick(0) is not None and len(daemon.reactor.connections) == 9)
+    for peer in peers:
+        peer.sendall(b"x" * 99 + b"\n")
+    daemon.reactor.tick(1)
+    daemon._signals.append(signal.SIGTERM)
+
+    daemon._stop()
+
+    assert daemon.reactor.stats.messages_received == len(peers)
+    for peer in peers:
+        assert read_all(peer).count(b"\n") == len(peers)
+        peer.close()
+
+
 def test_a_stop_does_not_wait_for_a_flood_to_end(make_daemon: Callable[..., Daemon]) -> None:
     """A peer that never stops talking would keep the daemon alive for ever."""
 

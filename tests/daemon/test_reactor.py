@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 import pytest
@@ -429,10 +430,10 @@ def test_a_flooding_peer_does_not_stop_the_others(make_rig: Callable[..., Rig]) 
 
 
 def test_what_a_tick_joins_is_bounded_and_nobody_waits_for_ever(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
+    rig: Rig,
 ) -> None:
     """A line of one byte grows twelvefold: floods from everybody would be joined in one batch."""
-    monkeypatch.setattr(reactor_module, "MOST_BATCH_BYTES", 4096)
+    rig.reactor._most_batch_bytes = 4096
     floods = rig.dial_many(8)
     talker, listener = rig.dial_many(2)
     batches: list[Batch] = []
@@ -454,6 +455,42 @@ def test_what_a_tick_joins_is_bounded_and_nobody_waits_for_ever(
     first = [senders.index(flood.conn.id) for flood in floods]
     assert max(first) < len(floods) + 1, "everybody had a turn before anybody had a second one"
     assert listener.conn.close_reason is None
+
+
+def test_who_speaks_in_time_is_not_idle_though_its_turn_is_put_off(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(idle_timeout=0.2)
+    rig.reactor._most_batch_bytes = 4096
+    peers = rig.dial_many(10)
+    began = monotonic_ns()
+    while monotonic_ns() - began < 0.3e9:
+        rig.tick(0.02)
+    for peer in peers:
+        peer.say(b"\n" * 2000)
+
+    rig.tick()
+    rig.reactor.do_chores(rig.reactor.ticked_ns)
+
+    assert rig.reactor.deferred
+    assert not any(rig.stats.connections_closed.values())
+    rig.settle()
+    assert rig.stats.messages_received == 20_000
+
+
+def test_a_turn_that_is_put_off_is_counted_once(rig: Rig) -> None:
+    """`loadclient compare` takes events and revisits for the turns of a drained peer."""
+    rig.reactor._most_batch_bytes = 4096
+    peers = rig.dial_many(20)
+    before = rig.stats.epoll_events["in"]
+    for peer in peers:
+        peer.say(b"\n" * 2000)
+
+    rig.settle()
+
+    assert rig.stats.revisits == 0
+    if rig.config.mode == "et":
+        assert rig.stats.epoll_events["in"] - before == len(peers)
 
 
 def test_a_turn_is_an_events_or_a_revisit_and_not_both(make_rig: Callable[..., Rig]) -> None:

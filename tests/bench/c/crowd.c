@@ -1,8 +1,9 @@
 /* A crowd of clients on one epoll loop, for benchmarks: it counts every copy that arrives.
  *
  * Two workloads. A rate: send times are fixed in advance and latency runs from the intended time.
- * A window: a message is sent only while fewer than W of the run's messages are outstanding (the
- * last copy of one is still owed), so that nothing may be lost and the server sets the pace.
+ * A window: a message is sent only while fewer than W messages' copies are outstanding, so that
+ * nothing may be lost and the server sets the pace. They are counted over all receivers: whether
+ * each had its own is seen at the end.
  *
  * Every message is `xxx...x;`, and one in `sample_every` carries `^` and its intended time instead
  * of some x. `;` and `^` are in nothing else on any of the wires below, so that counting `;` counts

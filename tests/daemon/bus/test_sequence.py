@@ -16,6 +16,13 @@ SECOND = 1_000_000_000
 ME = 99
 
 
+def welcomed_now(followers: Followers) -> tuple[Welcome, ...]:
+    """Have the newcomers told what is to be said to them."""
+    welcomes = followers.welcomes()
+    followers.have_been_told(welcomes)
+    return welcomes
+
+
 def said(
     first: int,
     messages: int,
@@ -122,7 +129,7 @@ def test_a_newcomer_is_welcomed_for_a_while_with_the_number_at_which_it_came() -
     hear(followers, older(0, 0), SECOND, numbered=100)
     hear(followers, older(0, 0), 2 * SECOND, numbered=200)
 
-    rounds = [followers.welcomes() for _ in range(TIMES_WELCOMED + 1)]
+    rounds = [welcomed_now(followers) for _ in range(TIMES_WELCOMED + 1)]
 
     assert rounds == [(Welcome(1, 100),)] * TIMES_WELCOMED + [()]
 
@@ -132,12 +139,12 @@ def test_who_was_silent_is_welcomed_again_with_the_same_number() -> None:
     followers = Followers(ME)
     hear(followers, older(0, 0), 0, numbered=100)
     for _ in range(TIMES_WELCOMED):
-        followers.welcomes()
-    assert followers.welcomes() == ()
+        welcomed_now(followers)
+    assert welcomed_now(followers) == ()
 
     hear(followers, older(0, 0), ALIVE_NS, numbered=200)
 
-    assert followers.welcomes() == (Welcome(1, 100),)
+    assert welcomed_now(followers) == (Welcome(1, 100),)
 
 
 def test_who_left_is_welcomed_no_more() -> None:
@@ -146,7 +153,7 @@ def test_who_left_is_welcomed_no_more() -> None:
     hear(followers, said(0, 0), SECOND)
     hear(followers, said(0, 0, is_last=True), SECOND)
 
-    assert followers.welcomes() == ()
+    assert welcomed_now(followers) == ()
 
 
 def test_many_newcomers_are_welcomed_in_turn() -> None:
@@ -154,7 +161,7 @@ def test_many_newcomers_are_welcomed_in_turn() -> None:
     for incarnation in range(2 * MOST_WELCOMES):
         hear(followers, said(0, 0, incarnation=incarnation), SECOND)
 
-    first, second, again = (followers.welcomes() for _ in range(3))
+    first, second, again = (welcomed_now(followers) for _ in range(3))
 
     assert len(first) == MOST_WELCOMES
     assert not {*first} & {*second}
@@ -169,13 +176,13 @@ def test_each_of_many_newcomers_is_welcomed_as_often_as_the_only_one(newcomers: 
         hear(followers, said(0, 0, incarnation=incarnation), SECOND)
     turn = -(-newcomers // MOST_WELCOMES)  # rounds in which everybody has one
 
-    rounds = [followers.welcomes() for _ in range(turn * TIMES_WELCOMED)]
+    rounds = [welcomed_now(followers) for _ in range(turn * TIMES_WELCOMED)]
 
     assert max(map(len, rounds)) <= MOST_WELCOMES
     assert len({welcome for one in rounds[:turn] for welcome in one}) == newcomers
     times = Counter(welcome.incarnation for one in rounds for welcome in one)
     assert times == dict.fromkeys(range(newcomers), TIMES_WELCOMED)
-    assert followers.welcomes() == ()
+    assert welcomed_now(followers) == ()
 
 
 def test_newcomers_are_remembered_up_to_a_bound() -> None:
@@ -185,7 +192,9 @@ def test_newcomers_are_remembered_up_to_a_bound() -> None:
         hear(followers, said(0, 0, incarnation=incarnation), SECOND)
 
     welcomed: set[int] = set()
-    while len(now := followers.welcomes()) == MOST_WELCOMES and now[0].incarnation not in welcomed:
+    while (
+        len(now := welcomed_now(followers)) == MOST_WELCOMES and now[0].incarnation not in welcomed
+    ):
         welcomed |= {welcome.incarnation for welcome in now}
 
     assert welcomed == {*range(1, sequence.MOST_FOLLOWED + 1)}
