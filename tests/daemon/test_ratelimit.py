@@ -86,3 +86,15 @@ def test_no_more_than_so_much_is_kept() -> None:
     left.keep(b"c", 13)
 
     assert [left.full_ns(network) for network in (b"a", b"b", b"c")] == [12, 0, 13]
+
+
+def test_a_bucket_that_lacks_nothing_leaves_nothing() -> None:
+    """Visitors who say nothing would push out what others have used up."""
+    left = LeftBuckets(most=1)
+    empty = TokenBucket(3, 0)
+    empty.take(3, 0)
+    left.keep(b"here", empty.full_ns)
+
+    left.keep(b"elsewhere", TokenBucket(3, SECOND).full_ns)
+
+    assert left.full_ns(b"here") == SECOND

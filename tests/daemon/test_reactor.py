@@ -478,6 +478,16 @@ def test_who_speaks_in_time_is_not_idle_though_its_turn_is_put_off(
     assert rig.stats.messages_received == 20_000
 
 
+def test_two_ticks_fit_into_what_may_wait_for_the_bus(make_rig: Callable[..., Rig]) -> None:
+    """A batch that is larger than that would be dropped as soon as anything waits."""
+    alone, on_a_bus = (
+        make_rig(bus=bus, bus_buffer_bytes=1 << 20).reactor for bus in ("", "nats://127.0.0.1")
+    )
+
+    assert alone._most_batch_bytes == reactor_module.MOST_BATCH_BYTES
+    assert on_a_bus._most_batch_bytes == 1 << 19
+
+
 def test_a_turn_that_is_put_off_is_counted_once(rig: Rig) -> None:
     """`loadclient compare` takes events and revisits for the turns of a drained peer."""
     rig.reactor._most_batch_bytes = 4096

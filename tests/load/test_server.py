@@ -100,3 +100,11 @@ def test_what_servers_do_not_agree_about_is_listed() -> None:
     assert (found.mode, found.build) == ("et/lt", {"commit": "a/b"})
     assert found.config == {"drain": "eagain/nothing", "instances": "2"}
     assert found.counters == {"x": 3, "y": {"a": 1, "b": 2}, "z": {"c": 1}}
+
+
+def test_a_slash_is_no_list_where_there_is_one_server() -> None:
+    one, other = (Reading("et", {"commit": f"release/{n}"}, {}, {}) for n in (1, 2))
+    both = together([one, other])
+
+    assert both.build == {"commit": "release/1/release/2"}
+    assert together([both, both]).config["instances"] == "4"
