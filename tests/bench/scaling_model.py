@@ -42,8 +42,8 @@ class Sends:
 # of a ping-pong is 9 µs, its read and tick included. The curves' batches of 100 are near it: 9.4 to
 # 10.6 µs with 5,000 and 15,000 connections, where this says 9.
 FASTER = Sends(6e-6, 30e-9)
-# BENCH.md's tables: one in flight, 12 µs a copy; bursts of 500 at 73 to 77 ns a copy, 37 to 38 µs a
-# client. For the curves' batches of 100 it says 17 µs, too much.
+# BENCH.md's tables: one in flight, 13 µs a copy; bursts of 500 at 80 ns a copy, 40 µs a client (37
+# by this). For the curves' batches of 100 it says 17 µs, too much.
 SLOWER = Sends(12e-6, 50e-9)
 
 # Other unit costs, in seconds of a core.
