@@ -29,6 +29,7 @@ from tests.bench.scaling_model import (
     need,
     table,
 )
+from tests.untraced import untraced
 
 ROOT = Path(__file__).parents[2]
 FACTOR = 1.5  # off at most
@@ -36,6 +37,7 @@ STUDY = json.loads(lzma.decompress((ROOT / "results" / "loops.json.xz").read_byt
 CONNS, RATE, CORES = 40, 20, 2  # of that study, and of its machine
 
 
+@untraced()
 def test_the_table_in_the_document_is_the_models() -> None:
     """A constant that was measured anew would leave old figures behind."""
     assert table() in (ROOT / "SCALING.md").read_text()
@@ -118,6 +120,7 @@ def _near(figure: float) -> str:
     return "|".join({f"{round(figure, -places):,.0f}" for places in (2, 3)}).join(("(?:", ")"))
 
 
+@untraced()
 def test_no_fewer_instances_would_do() -> None:
     crowd = Crowd(connections=100_000, messages=10)
     found = least(crowd)
@@ -149,6 +152,7 @@ def test_one_instance_needs_no_bus() -> None:
     assert need(Crowd(connections=1000, messages=10), 1).nats_cores == 0
 
 
+@untraced()
 def test_the_signs_of_life_stop_a_quiet_chat_where_the_document_says() -> None:
     """They are the square of the instances, whatever is said."""
     text = " ".join((ROOT / "SCALING.md").read_text().split())

@@ -69,7 +69,7 @@ the clients sent {} messages, but the server processed {} and {} wait unread
 the server left {} of {} messages unread in its sockets
 the server enqueued {} copies, but {} messages to {} connections make
 the server enqueued {} copies and dropped {}, but the clients received
-the server dropped {} copies for slow readers, but told the clients of
+the server dropped {} copies of which it tells the clients
 {} connections came and went, but the server accepted
 connections that came and went received {} copies and were told of
 while connections came and went, at most {} copies can have been owed to them

@@ -113,7 +113,10 @@ def test_a_killed_client_leaves_no_daemon_and_no_namespace(tmp_path: Path) -> No
 
 def is_daemon(process: Path) -> bool:
     """Tell whether it is a daemon already: nsenter becomes one, and one only tries its options."""
-    words = process.joinpath("cmdline").read_bytes().split(b"\0")
+    try:
+        words = process.joinpath("cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since
+        return False
     return b"etltd" in words[1:3] and b"--show-config" not in words
 
 
