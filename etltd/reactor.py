@@ -300,9 +300,9 @@ class Reactor:
     def _read(self, peers: list[Connection]) -> Batch:  # noqa: C901 - one pass, see below
         """Give each of *peers* its turn: read in budget until the drain policy calls it empty.
 
-        Return what they said. Beyond `MOST_BATCH_BYTES` of it the others wait for the next tick, in
-        which they come first: all is joined before it is sent, and a line of one byte grows to
-        twelve by its prefix (on a bus to more).
+        Return what they said. Beyond the most that a batch is to hold the others wait for the next
+        tick, in which they come first: all is joined before it is sent, and a line of one byte
+        grows to twelve by its prefix (on a bus to more).
 
         One function for all turns, its state in locals and its sums counted once: a tick that
         reads from 200 talkers and answers them takes 4 to 8 % less CPU than with a method per turn

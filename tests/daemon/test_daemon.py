@@ -182,14 +182,21 @@ def test_a_stop_hands_over_all_that_has_arrived_then_says_goodbye(
     assert heard[1].endswith(b"] last words\n[etltd] server is stopping\n")
 
 
+def dialled(daemon: Daemon, count: int) -> list[socket.socket]:
+    """Return clients of a daemon that does not run, taken in by its reactor."""
+    listener = bind_tcp("127.0.0.1", 0, 16)
+    daemon.reactor.listen(listener)
+    address = listener.sock.getsockname()
+    peers = [socket.create_connection(address, timeout=20) for _ in range(count)]
+    until(lambda: daemon.reactor.tick(0) is not None and len(daemon.reactor.connections) == count)
+    return peers
+
+
 def test_a_stop_reads_what_a_bounded_turn_put_off(make_daemon: Callable[..., Daemon]) -> None:
     """Under edge-triggered, a tick without events may still have left something unread."""
     daemon = make_daemon(recv_bytes=16, reads_per_event=2)
     lines = b"".join(b"line %d\n" % i for i in range(500))  # the last input has a moment only
-    listener = bind_tcp("127.0.0.1", 0, 8)
-    daemon.reactor.listen(listener)
-    peers = [socket.create_connection(listener.sock.getsockname(), timeout=20) for _ in range(2)]
-    until(lambda: daemon.reactor.tick(0) is not None and len(daemon.reactor.connections) == 2)
+    peers = dialled(daemon, 2)
     peers[0].sendall(lines)
     daemon._signals.append(signal.SIGTERM)
 
@@ -209,10 +216,7 @@ def test_a_stop_gives_everybody_a_turn_whose_turn_was_put_off(
     monkeypatch.setattr("etltd.daemon.LAST_READ_SECONDS", 1e-6)
     daemon = make_daemon()
     daemon.reactor._most_batch_bytes = 64
-    listener = bind_tcp("127.0.0.1", 0, 16)
-    daemon.reactor.listen(listener)
-    peers = [socket.create_connection(listener.sock.getsockname(), timeout=20) for _ in range(9)]
-    until(lambda: daemon.reactor.tick(0) is not None and len(daemon.reactor.connections) == 9)
+    peers = dialled(daemon, 9)
     for peer in peers:
         peer.sendall(b"x" * 99 + b"\n")
     daemon.reactor.tick(1)
